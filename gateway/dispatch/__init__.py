@@ -1,0 +1,1 @@
+"""Sending a request to an endpoint, and judging what came of it."""

@@ -1,0 +1,1 @@
+"""From the name that a client used to the cluster that answers."""

@@ -1,0 +1,1 @@
+"""What happened: counted for machines, written down for people."""

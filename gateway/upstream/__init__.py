@@ -1,0 +1,1 @@
+"""Clusters at run time: which endpoints there are, which may be tried, and which one is."""

@@ -1,0 +1,174 @@
+"""What does a JSON request body ask for, and how is a field of it changed in place?
+
+Pure. Bodies are never decoded whole: msgspec checks the syntax and builds only the four fields
+below (0.3 µs for 1 KB), and a rewrite is a splice of bytes, so that whatever else the client wrote
+(big integers, key order, unknown fields) reaches the engine as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from json.decoder import scanstring  # type: ignore[attr-defined]  # in CPython since 2.6
+from typing import Any
+
+import msgspec
+
+from gateway.errors import GatewayError, bad_request
+
+
+class StreamOptions(msgspec.Struct, gc=False):
+    """The part of `stream_options` that the gateway reads."""
+
+    include_usage: Any = None
+
+
+class Facts(msgspec.Struct, gc=False):
+    """The fields of a body that routing and relaying depend on."""
+
+    model: str | None = None
+    stream: Any = None
+    n: Any = None
+    user: Any = None
+    prompt: msgspec.Raw = msgspec.Raw()
+    stream_options: StreamOptions | None = None
+
+    @property
+    def choices(self) -> int:
+        """Answers that one stream will carry: `n` for each prompt of a list of prompts."""
+        n = self.n if isinstance(self.n, int) and self.n > 0 else 1
+        if bytes(memoryview(self.prompt)[:1]) != b"[":
+            return n
+        prompts = msgspec.json.decode(self.prompt)
+        # A list of numbers is one prompt, given as token ids.
+        return n * sum(not isinstance(prompt, int) for prompt in prompts) or n
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client asked for the usage chunk itself."""
+        return self.stream_options is not None and self.stream_options.include_usage is True
+
+
+_DECODER = msgspec.json.Decoder(Facts)
+_MODEL_KEY = b'"model"'
+_MODEL_MEMBER = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*")', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_SPACE = re.compile(r"[ \t\r\n]*")
+# Numbers stay text: int() refuses more than 4,300 digits, which are valid JSON.
+_JSON = json.JSONDecoder(parse_int=str, parse_float=str)
+
+
+def read_json(body: bytes, max_depth: int) -> Facts:
+    """Check `body` as strict JSON and return what the gateway needs of it.
+
+    Strict: UTF-8, RFC 8259 (no NaN, no trailing commas), nested at most `max_depth` deep, one
+    `model` key at the top. Raises `GatewayError` 400.
+    """
+    try:
+        facts = _DECODER.decode(body)
+        if not body.isascii():
+            body.decode()  # The decoder does not look into the strings that it skips.
+    except msgspec.ValidationError as error:
+        raise _wrong_type(str(error)) from None
+    except UnicodeDecodeError:
+        raise bad_request("The request body is not valid UTF-8.") from None
+    except msgspec.DecodeError as error:
+        raise bad_request(f"The request body is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise _too_deep(max_depth) from None
+    # A document needs 2 bytes a level, and as many opening brackets as it is deep.
+    if len(body) > 2 * max_depth and body.count(b"{") + body.count(b"[") > max_depth:
+        _check_depth(body, max_depth)
+    if not facts.model:
+        raise bad_request("The request needs a `model`: a string, not empty.", "model")
+    if not _is_plain(body):
+        _check_unique_model(body)
+    return facts
+
+
+def _wrong_type(message: str) -> GatewayError:
+    _, _, path = message.partition("$.")
+    param = path.rstrip("`") or None
+    where = f"`{param}`" if param else "the body"
+    return bad_request(f"Wrong type for {where}: {message.partition(' - ')[0]}.", param)
+
+
+def _too_deep(max_depth: int) -> GatewayError:
+    return bad_request(f"The request body is nested deeper than {max_depth} levels.")
+
+
+def _check_depth(body: bytes, max_depth: int) -> None:
+    depth = 0
+    for match in _TOKEN.finditer(body):
+        first = match.group()[0]
+        if first in b"{[":
+            depth += 1
+            if depth > max_depth:
+                raise _too_deep(max_depth)
+        elif first in b"]}":
+            depth -= 1
+
+
+def _is_plain(body: bytes) -> bool:
+    """Whether the text `"model"` stands once, as it does unless content or tools repeat it.
+
+    A key can hide from this only behind a `\\u00..` escape.
+    """
+    first = body.find(_MODEL_KEY)
+    if first < 0 or body.find(_MODEL_KEY, first + 7) >= 0:
+        return False
+    return b"\\" not in body or b"\\u00" not in body
+
+
+def _check_unique_model(body: bytes) -> None:
+    if len(spans(body, "model")) > 1:
+        raise bad_request("The request body has more than one `model`.", "model")
+
+
+def spans(body: bytes, key: str) -> list[tuple[int, int]]:
+    """Return the byte spans (start, end) of the values of every top-level `key` of valid JSON."""
+    text = body.decode()
+    found: list[tuple[int, int]] = []
+    at = _skip(text, 0) + 1  # Past the opening brace.
+    while text[at := _skip(text, at)] != "}":
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+        name, at = scanstring(text, at + 1, True)
+        start = _skip(text, _skip(text, at) + 1)  # Past the colon.
+        _, at = _JSON.raw_decode(text, start)
+        if name == key:
+            found.append((start, at))
+    if len(body) == len(text):
+        return found
+    return [(len(text[:a].encode()), len(text[:b].encode())) for a, b in found]
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def rename_model(body: bytes, name: str) -> bytes:
+    """Return `body` with its top-level `model` replaced by `name`; the rest byte for byte."""
+    match = _MODEL_MEMBER.search(body) if _is_plain(body) else None
+    if match:
+        start, end = match.span(1)
+        return b"".join((body[:start], json.dumps(name).encode(), body[end:]))
+    ((start, end),) = spans(body, "model")
+    return b"".join((body[:start], json.dumps(name).encode(), body[end:]))
+
+
+def ask_for_usage(body: bytes, facts: Facts) -> bytes:
+    """Return `body` with `stream_options.include_usage` true, other options kept."""
+    places: list[tuple[int, int]] = []
+    if b'"stream_options"' in body or b"\\u00" in body:
+        places = spans(body, "stream_options")
+    if not places:
+        at = body.index(b"{") + 1
+        return b"".join((body[:at], b'"stream_options":{"include_usage":true},', body[at:]))
+    start, end = places[
+        -1
+    ]  # Of duplicate keys the last one counts, as in every JSON parser we met.
+    options = json.loads(body[start:end]) or {}
+    options["include_usage"] = True
+    return b"".join((body[:start], json.dumps(options).encode(), body[end:]))

@@ -1,0 +1,54 @@
+"""Which values travel with a request from one stage to the next?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How one request ended: the one value that metrics, health, balancers and logs all read."""
+
+    SUCCESS = "success"
+    RETRYABLE = "retryable"  # The endpoint failed before the client saw a byte.
+    FAILURE = "failure"  # The endpoint failed and the client was told.
+    CANCELLED = "cancelled"  # The client left: never the endpoint's fault.
+    REJECTED = "rejected"  # The request itself was refused, by us or by the engine (4xx).
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens as the engine counted them, or as the watcher estimated them (`exact` False)."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    exact: bool = False
+
+
+class ErrorShape(StrEnum):
+    """The wire form of an error: each API family's own clients parse only their own."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
+class Dialect(StrEnum):
+    """The form of a family's event streams."""
+
+    CHUNKS = "chunks"  # `data:` chunks with choices, then `[DONE]`.
+    TYPED = "typed"  # `event:` lines and typed objects, then an end event.
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One path that engines serve, with what is special about its API family."""
+
+    path: str
+    name: str
+    """The label in metrics and logs."""
+    dialect: Dialect = Dialect.CHUNKS
+    injects_usage: bool = False
+    """Whether the family's streams report usage only when asked to."""
+    multipart: bool = False
+    """Whether the body is a form instead of JSON."""
+    shape: ErrorShape = ErrorShape.OPENAI

@@ -1,0 +1,71 @@
+"""Which pool serves a model name, and what is the model called there?
+
+Pure. A table is immutable; discovery and reloads build a new one and swap it in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gateway.errors import model_not_found
+
+if TYPE_CHECKING:
+    from gateway.upstream.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The decision for one model name, made once for each table and shared by its requests."""
+
+    model: str
+    """The name that the client used, and that the answer carries."""
+    label: str
+    """The name in metrics: the model's own, also for its aliases."""
+    pool: Pool
+    upstream_model: str
+    rename: Callable[[bytes], bytes] | None = field(default=None, compare=False)
+    """Puts `model` where the engine wrote `upstream_model`; None when they are the same."""
+
+
+def plan_for(model: str, label: str, pool: Pool, upstream_model: str) -> Plan:
+    """Make the plan of one name."""
+    rename = None if model == upstream_model else renamer(upstream_model, model)
+    return Plan(model, label, pool, upstream_model, rename)
+
+
+def renamer(old: str, new: str) -> Callable[[bytes], bytes]:
+    """Return a function that replaces the value of `"model"` keys, `old` by `new`, in JSON text.
+
+    Quotes inside JSON strings are escaped, so content cannot match.
+    """
+    spellings = {json.dumps(old), json.dumps(old, ensure_ascii=False)}
+    value = b"|".join(re.escape(spelling.encode()) for spelling in sorted(spellings))
+    pattern = re.compile(rb'(?<!\\)"model"(\s?:\s?)(?:' + value + rb")")
+    replacement = json.dumps(new).encode()
+    compact, spare = f'"model":{json.dumps(old)}'.encode(), f'"model":{json.dumps(new)}'.encode()
+
+    def rename(text: bytes) -> bytes:
+        # The engines' own spelling first: a plain replace costs a third of the pattern.
+        if compact in text and b'\\"model"' not in text:
+            return text.replace(compact, spare)
+        return pattern.sub(lambda match: b'"model"' + match.group(1) + replacement, text)
+
+    return rename
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Every name that clients may use."""
+
+    plans: Mapping[str, Plan]
+
+    def lookup(self, model: str) -> Plan:
+        """Return the plan for a name. Raises `GatewayError` 404."""
+        plan = self.plans.get(model)
+        if plan is None:
+            raise model_not_found(model)
+        return plan

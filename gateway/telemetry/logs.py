@@ -1,0 +1,93 @@
+"""Where does the access log go, without a request ever waiting for a disk?
+
+Requests append to a bounded queue; a thread of its own writes it out a few times a second. When
+the disk is slower than the traffic, or full, lines are dropped and counted, never waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+MAX_PENDING = 100_000
+"""Lines kept for a slow disk: about 40 MB."""
+
+_LOG = logging.getLogger("sluice.access")
+
+
+class AccessLine(msgspec.Struct, gc=False, omit_defaults=True):
+    """One finished request. Keys, prompts and answers are never part of it."""
+
+    ts: float
+    """Seconds since the epoch at the end of the request."""
+    request_id: str
+    route: str
+    model: str
+    status: int
+    """What the client saw; 499 when it had left."""
+    outcome: str
+    duration_ms: float
+    endpoint: str = ""
+    client: str = ""
+    stream: bool = False
+    ttft_ms: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str = ""
+    """The error code, where the answer was an error of the gateway's."""
+
+
+class AccessLog:
+    """JSON lines to a file or to standard output."""
+
+    def __init__(self, target: str, interval_s: float = 0.2) -> None:
+        """`target` is a path, or "-" for standard output. Raises `OSError`."""
+        self._file: IO[bytes] = (
+            sys.stdout.buffer if target == "-" else Path(target).open("ab")  # noqa: SIM115  closed in close()
+        )
+        self._owns_file = target != "-"
+        self._interval_s = interval_s
+        self._encode = msgspec.json.Encoder().encode
+        self._pending: deque[AccessLine] = deque()  # Its ends are safe between two threads.
+        self.dropped = 0
+        """Lines that were lost to a slow or full disk."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: AccessLine) -> None:
+        """Take one line. Costs an append: encoding and writing are the thread's work."""
+        if len(self._pending) < MAX_PENDING:
+            self._pending.append(line)
+        else:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Write what is left and end the thread."""
+        self._stop.set()
+        self._thread.join()
+        if self._owns_file:
+            self._file.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        lines = [self._pending.popleft() for _ in range(len(self._pending))]
+        if not lines:
+            return
+        try:
+            self._file.write(b"".join([self._encode(line) + b"\n" for line in lines]))
+            self._file.flush()
+        except (OSError, ValueError) as error:
+            if not self.dropped:
+                _LOG.warning("The access log cannot be written: %s", error)
+            self.dropped += len(lines)

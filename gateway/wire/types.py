@@ -1,0 +1,94 @@
+"""What do the two sides of the wire promise each other?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from typing import Protocol
+
+from gateway.model import Route
+from gateway.wire.guard import Head, Headers
+
+
+@dataclass(slots=True)
+class Request:
+    """One data-plane request whose head the guard has let in."""
+
+    route: Route
+    head: Head
+    body: bytes
+    """The whole body, or with `rest` its beginning."""
+    client: str
+    """The peer's address, for the log."""
+    rest: AsyncIterator[bytes] | None = None
+    """The pieces of a streamed body after `body`."""
+
+
+class Source(Protocol):
+    """Whatever produces a response body and can be told to wait: the upstream connection."""
+
+    def pause(self) -> None:
+        """Stop reading; a read already under way may still deliver."""
+
+    def resume(self) -> None:
+        """Go on reading."""
+
+
+class Downstream(Protocol):
+    """One client's exchange, as the proxy core sees it.
+
+    Exactly one of `respond` or `start` … `finish`/`abort` is called for each exchange. After
+    the client has left, writes are accepted and dropped; the exchange's task is cancelled.
+    """
+
+    started: bool
+    """Whether a response head was written: from then on a failure has no status to go into."""
+
+    def respond(self, status: int, headers: bytes, body: bytes) -> None:
+        """Answer with a whole response; `headers` are lines with their CRLFs."""
+
+    def start(self, status: int, headers: bytes, length: int | None, source: Source) -> None:
+        """Begin a response whose body follows; `source` is paused while the client is slow.
+
+        A body of unknown `length` (None) is chunked, or ends with the connection on HTTP/1.0.
+        """
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body."""
+
+    def finish(self, data: bytes = b"") -> None:
+        """Send the last piece and end the response."""
+
+    def abort(self) -> None:
+        """Cut the connection so that the client cannot take what it has for the whole."""
+
+
+class Receiver(Protocol):
+    """Whoever asked: takes one upstream response as it arrives."""
+
+    def head(self, status: int, headers: Headers) -> None:
+        """The response head has arrived (interim 1xx heads are not shown)."""
+
+    def data(self, data: bytes, last: bool) -> None:
+        """The body bytes of one socket read; `last` with the end of the body (then maybe empty)."""
+
+    def lost(self, error: UpstreamError) -> None:
+        """The connection ended before the response did; nothing follows."""
+
+
+class UpstreamError(Exception):
+    """An endpoint did not answer, or not in HTTP; the message says what happened.
+
+    `timeout` marks silence. `stale` marks a kept-alive connection that the engine closed before
+    any response byte: the request was most likely never read.
+    """
+
+    def __init__(self, message: str, *, timeout: bool = False, stale: bool = False) -> None:
+        super().__init__(message)
+        self.timeout = timeout
+        self.stale = stale
+
+
+Serve = Callable[[Request, Downstream], Awaitable[None]]
+"""The proxy core: answers one request. It raises only when cancelled."""

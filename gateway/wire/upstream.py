@@ -1,0 +1,327 @@
+"""How does a request reach an engine, and its response come back?
+
+A keep-alive HTTP/1.1 client: one `Connection` (asyncio.Protocol, httptools' response parser) per
+socket, one `Client` per endpoint with a last-in-first-out free list, so that few connections stay
+warm and the rest age out. There is no task per connection and no timer per request: deadlines are
+fields that `Client.sweep` compares a few times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import httptools
+
+from gateway.wire.guard import Headers
+from gateway.wire.types import Receiver, UpstreamError
+
+IDLE_EXPIRY_S = 4.0
+"""vLLM (uvicorn) closes idle connections after 5 s; a request must not meet that moment."""
+
+MAX_HEAD_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an endpoint listens, and how long its answers may take (seconds)."""
+
+    host: str
+    port: int
+    base_path: str = ""
+    credentials: bytes = field(default=b"", repr=False)
+    """Header lines that authenticate the gateway to the endpoint."""
+    tls: ssl.SSLContext | None = None
+    connect_s: float = 2.0
+    first_byte_s: float = 60.0
+    idle_s: float = 30.0
+    total_s: float = 600.0
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a Host header has them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class Connection(asyncio.Protocol):
+    """One socket to an engine; carries one exchange at a time."""
+
+    __slots__ = (
+        "_body",
+        "_client",
+        "_fed",
+        "_head_done",
+        "_headers",
+        "_heard",
+        "_keeps_alive",
+        "_out_of_step",
+        "_parser",
+        "_receiver",
+        "_transport",
+        "_whole",
+        "exchanges",
+        "idle_since",
+        "quiet_until",
+        "total_until",
+    )
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._receiver: Receiver | None = None
+        self._headers: Headers = []
+        self._body: list[bytes] = []
+        self._head_done = False
+        self._whole = False
+        self._fed = 0  # Bytes of this response's head; 0 also says that not a byte has come.
+        self._heard = False
+        self._keeps_alive = False
+        self._out_of_step = False
+        self.exchanges = 0
+        self.idle_since = 0.0
+        self.quiet_until = 0.0
+        self.total_until = 0.0
+
+    # The caller's side.
+
+    def send(self, data: bytes, receiver: Receiver, now: float) -> None:
+        """Write one whole request; its response goes to `receiver`."""
+        if self._transport is None:
+            raise UpstreamError("The connection to the engine was lost.", stale=True)
+        address = self._client.address
+        self.exchanges += 1
+        self._receiver = receiver
+        self._head_done = self._whole = self._heard = False
+        self._fed = 0
+        self.quiet_until = now + address.first_byte_s
+        self.total_until = now + address.total_s
+        self._transport.write(data)
+
+    def pause(self) -> None:
+        """Stop reading from the engine; TCP tells it to wait."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading. The engine was not silent meanwhile: we were."""
+        self._heard = True
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Drop the connection; an engine takes that as a cancelled request."""
+        self._receiver = None
+        if self._transport is not None:
+            # Not close(): that would first flush a request body that nobody waits for.
+            self._transport.abort()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the connection may carry another exchange."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def expired(self, now: float) -> UpstreamError | None:
+        """Say which timer of the exchange under way has run out, if one has."""
+        if self._receiver is None:
+            return None
+        if now >= self.total_until:
+            return UpstreamError("The engine took longer than allowed in total.", timeout=True)
+        paused = self._transport is not None and not self._transport.is_reading()
+        if self._heard or paused:
+            self._heard = False
+            self.quiet_until = now + self._client.address.idle_s
+        if now < self.quiet_until:
+            return None
+        what = "went silent" if self._head_done else "did not answer in time"
+        return UpstreamError(f"The engine {what}.", timeout=True)
+
+    def fail(self, error: UpstreamError) -> None:
+        """End the exchange under way with `error` and drop the connection."""
+        receiver = self._receiver
+        self.close()
+        if receiver is not None:
+            receiver.lost(error)
+
+    # asyncio.Protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; small writes must not wait for Nagle."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it.
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse one read and hand its body on in one piece."""
+        receiver = self._receiver
+        if receiver is None:
+            self.close()  # Bytes that nobody asked for: the stream is out of step.
+            return
+        self._heard = True
+        if not self._head_done:
+            self._fed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.fail(UpstreamError(f"The engine sent invalid HTTP: {error}."))
+            return
+        if not self._head_done:
+            if self._fed > MAX_HEAD_BYTES:
+                self.fail(UpstreamError("The engine sent too large a response head."))
+            return
+        self._deliver(receiver)
+
+    def _deliver(self, receiver: Receiver) -> None:
+        parts = self._body
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        if self._whole:
+            self._receiver = None
+            # Released first: the receiver's caller may want a connection at once.
+            self._client.release(self, keep=self._keeps_alive and not self._out_of_step)
+            receiver.data(body, True)
+        elif body:
+            receiver.data(body, False)
+
+    def eof_received(self) -> bool:
+        """Let the transport close; a body that ends with the connection is whole now."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the receiver, unless the end of the connection is the end of the body."""
+        self._transport = None
+        self._client.forget(self)
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
+            return
+        if self._head_done and exc is None and self._ends_with_connection():
+            receiver.data(b"", True)
+            return
+        stale = self._fed == 0 and self.exchanges > 1
+        reason = f": {exc}" if exc else ""
+        receiver.lost(UpstreamError(f"The engine closed the connection{reason}.", stale=stale))
+
+    def _ends_with_connection(self) -> bool:
+        names = {name for name, _ in self._headers}
+        return not names & {b"content-length", b"transfer-encoding"}
+
+    # httptools' callbacks.
+
+    def on_message_begin(self) -> None:
+        """Begin a response head (an interim one as well)."""
+        if self._whole:
+            self._out_of_step = True  # A second response to one request: trust nothing after it.
+        else:
+            self._headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header field; names in lower case."""
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Show the head to the receiver, unless it is an interim one."""
+        status = self._parser.get_status_code()
+        if status < 200 or self._out_of_step:
+            return
+        self._head_done = True
+        if self._receiver is not None:
+            self._receiver.head(status, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        """Collect a piece of the body until the read ends."""
+        if not self._whole:
+            self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the response; an interim one has none."""
+        if self._head_done and not self._whole:
+            self._whole = True
+            self._keeps_alive = self._parser.should_keep_alive()
+
+
+class Client:
+    """The connections to one endpoint."""
+
+    def __init__(self, address: Address, monotonic: Callable[[], float]) -> None:
+        self.address = address
+        self._monotonic = monotonic
+        self._free: list[Connection] = []
+        self._all: set[Connection] = set()
+        self._heads: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<Client {self.address.authority}, {len(self._free)}/{len(self._all)} idle>"
+
+    @property
+    def open_connections(self) -> int:
+        """Sockets open now, idle ones included."""
+        return len(self._all)
+
+    def head(self, path: str) -> bytes:
+        """Return the request line and the fields that every request to `path` begins with."""
+        head = self._heads.get(path)
+        if head is None:
+            address = self.address
+            line = f"POST {address.base_path}{path} HTTP/1.1\r\nhost: {address.authority}\r\n"
+            head = self._heads[path] = line.encode() + address.credentials
+        return head
+
+    def take(self, now: float) -> Connection | None:
+        """Return the most recently used idle connection, if one is young enough."""
+        while self._free:
+            connection = self._free.pop()
+            if connection.usable and now - connection.idle_since < IDLE_EXPIRY_S:
+                return connection
+            connection.close()
+        return None
+
+    async def dial(self) -> Connection:
+        """Open a connection. Raises `UpstreamError` when that fails or takes too long."""
+        address = self.address
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(address.connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self), address.host, address.port, ssl=address.tls
+                )
+        except TimeoutError:
+            raise UpstreamError("Connecting to the engine took too long.", timeout=True) from None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UpstreamError(f"The engine cannot be reached: {reason}.") from None
+        self._all.add(connection)
+        return connection
+
+    def release(self, connection: Connection, *, keep: bool) -> None:
+        """Take a connection back after a whole response."""
+        if keep and connection.usable:
+            connection.idle_since = self._monotonic()
+            self._free.append(connection)
+        else:
+            connection.close()
+
+    def forget(self, connection: Connection) -> None:
+        """Drop a connection that the engine closed."""
+        self._all.discard(connection)
+        if connection in self._free:
+            self._free.remove(connection)
+
+    def sweep(self, now: float) -> None:
+        """Close idle connections past their time and fail exchanges past theirs."""
+        while self._free and now - self._free[0].idle_since >= IDLE_EXPIRY_S:
+            self._free.pop(0).close()
+        for connection in list(self._all):
+            error = connection.expired(now)
+            if error is not None:
+                connection.fail(error)
+
+    def close(self) -> None:
+        """Drop every connection."""
+        for connection in list(self._all):
+            connection.close()
