@@ -1,0 +1,1 @@
+"""What the operator wrote: read, checked, explained, and then never changed."""

@@ -1,0 +1,74 @@
+"""Which names in a configuration contradict one another, and where does each stand?
+
+Pure, and fed with names only, so that it can also look at a configuration whose other parts are
+wrong: the operator then sees every error in one go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+Loc = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """One contradiction."""
+
+    loc: Loc
+    """Keys and indexes from the root to the value that is at fault."""
+    message: str
+    """Words that can follow the key."""
+
+
+def conflicts(
+    clusters: Mapping[str, Sequence[str]], models: Mapping[str, tuple[str, Sequence[str]]]
+) -> list[Conflict]:
+    """Check endpoint URLs by cluster, and (cluster, aliases) by model, against each other."""
+    return [*_endpoints(clusters), *_references(clusters, models), *_aliases(models)]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return ` (did you mean "x"?)`, or nothing if no known name is close."""
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def _endpoints(clusters: Mapping[str, Sequence[str]]) -> Iterator[Conflict]:
+    for name, urls in clusters.items():
+        first: dict[str, int] = {}
+        for index, url in enumerate(urls):
+            if url in first:
+                yield Conflict(
+                    ("clusters", name, "endpoints", index, "url"),
+                    f"is the same endpoint as number {first[url] + 1} of this cluster",
+                )
+            first.setdefault(url, index)
+
+
+def _references(
+    clusters: Mapping[str, Sequence[str]], models: Mapping[str, tuple[str, Sequence[str]]]
+) -> Iterator[Conflict]:
+    for name, (cluster, _) in models.items():
+        if cluster not in clusters:
+            yield Conflict(
+                ("models", name, "cluster"),
+                f'names the cluster "{cluster}", which does not exist'
+                + nearest(cluster, list(clusters)),
+            )
+
+
+def _aliases(models: Mapping[str, tuple[str, Sequence[str]]]) -> Iterator[Conflict]:
+    owner: dict[str, str] = {}
+    for name, (_, aliases) in models.items():
+        for index, alias in enumerate(aliases):
+            loc = ("models", name, "aliases", index)
+            if alias in models:
+                what = "model's own name" if alias == name else "name of another model"
+                yield Conflict(loc, f'"{alias}" is already the {what}')
+            elif alias in owner:
+                where = "in this list" if owner[alias] == name else f'an alias of "{owner[alias]}"'
+                yield Conflict(loc, f'"{alias}" is already {where}')
+            owner.setdefault(alias, name)

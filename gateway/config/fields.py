@@ -1,0 +1,54 @@
+"""Which kinds of value do configuration fields hold, and what do all of them refuse?
+
+Pure. The types carry their checks, so that a field's annotation says what may stand there.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_core import PydanticCustomError
+
+from gateway.config.names import cluster_name, endpoint_url, header_value, model_name, url_path
+
+
+def _no_bool(value: object) -> object:
+    # Lax mode would take `true` for the number 1.
+    if isinstance(value, bool):
+        raise PydanticCustomError("not_a_number", "must be a number, not true or false")
+    return value
+
+
+def _secret(value: object) -> object:
+    # `${VLLM_KEY:-}` is how one says "a key if there is one".
+    if value == "":
+        return None
+    if isinstance(value, str):
+        header_value(value)
+    return value
+
+
+def _off(value: object) -> object:
+    return None if value == "off" or value is False else value
+
+
+Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+Port = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=65535)]
+Text = Annotated[str, Field(min_length=1)]
+ClusterName = Annotated[str, AfterValidator(cluster_name)]
+ModelName = Annotated[str, AfterValidator(model_name)]
+EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
+UrlPath = Annotated[str, AfterValidator(url_path)]
+Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
+Switchable = Annotated[Text | None, BeforeValidator(_off)]
+Weight = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+
+
+class Spec(BaseModel):
+    """A part of the configuration: immutable, unknown keys are errors, input never in messages."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
+    )
