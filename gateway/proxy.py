@@ -13,21 +13,18 @@ from gateway.api.body import Facts
 from gateway.api.prepare import facts_of, upstream_body
 from gateway.api.routes import watcher_for
 from gateway.clock import Clock
-from gateway.dispatch.attempt import Attempt, send
+from gateway.dispatch.attempt import send
 from gateway.dispatch.outcome import error_of, judge, outcome_of
 from gateway.errors import GatewayError, internal_error
 from gateway.model import Outcome
 from gateway.plan.table import Plan, Table
 from gateway.relay.reply import Reply
+from gateway.relay.watch import Watcher
 from gateway.telemetry.record import Record, Recorder
 from gateway.upstream.pool import Lease
-from gateway.wire.guard import response_lines
 from gateway.wire.types import Downstream, Request, UpstreamError
 
 _LOG = logging.getLogger("sluice.proxy")
-
-# A proxy in front of us must not buffer events (nginx honours the second field).
-_STREAM_LINES = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 
 
 class Proxy:
@@ -49,15 +46,14 @@ class Proxy:
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Answer one request: the engine's whole answer, or one honest error."""
-        given = request.head.request_id
-        request_id = given or b"%032x" % self._rng.getrandbits(128)
-        record = Record(request.route.name, request_id.decode(), request.client, self._monotonic())
+        request_id = request.head.request_id or b"%032x" % self._rng.getrandbits(128)
+        record = Record(request.route.name, request_id, request.client, self._monotonic())
         try:
             await self._answer(request, down, record)
         except GatewayError as error:
             self._refuse(error, request, down, record)
         except Exception:  # The outermost edge: a defect must not become a hanging client.
-            _LOG.exception("request %s failed", record.request_id)
+            _LOG.exception("request %s failed", record.request_id.decode())
             self._refuse(internal_error(), request, down, record)
         finally:
             self._recorder.finish(record)
@@ -67,11 +63,11 @@ class Proxy:
         plan = self._plan(facts, record)
         with plan.pool.pick(plan.model) as lease:
             record.endpoint = lease.endpoint.id
-            attempt = await self._send(request, facts, plan, lease, record)
+            reply = await self._send(request, facts, plan, lease, record)
             try:
-                await self._relay(attempt, plan, request, down, record)
+                await self._relay(reply, request, down, record)
             finally:
-                attempt.cancel()
+                reply.cancel()
 
     def _plan(self, facts: Facts, record: Record) -> Plan:
         model = facts.model or ""
@@ -82,7 +78,7 @@ class Proxy:
 
     async def _send(
         self, request: Request, facts: Facts, plan: Plan, lease: Lease, record: Record
-    ) -> Attempt:
+    ) -> Reply:
         route, head = request.route, request.head
         series = record.series
         assert series is not None  # noqa: S101  set by _plan
@@ -93,45 +89,40 @@ class Proxy:
         data = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (
             lines,
             head.forward,
-            record.request_id.encode(),
+            record.request_id,
             len(body),
             body,
         )
 
-        def new_reply() -> Reply:
-            watcher = watcher_for(route, facts, strip_usage=strips_usage)
-            return Reply(watcher, plan.rename, series.inter_token, self._monotonic)
+        def watch() -> Watcher:
+            return watcher_for(route, facts, strip_usage=strips_usage)
 
-        metrics = self._recorder.metrics
+        def new_reply() -> Reply:
+            return Reply(watch, plan.rename, series.inter_token, self._monotonic)
+
         result = "cancelled"
         try:
-            attempt = await send(lease.client, data, new_reply, self._monotonic)
-            error = judge(attempt.reply, own_credentials=not plan.pool.forward_authorization)
+            reply = await send(lease.client, data, new_reply, self._monotonic)
+            error = judge(reply, own_credentials=not plan.pool.forward_authorization)
             result = "ok" if error is None else error.code
         except UpstreamError as failure:
             error = error_of(failure)
             result = error.code
         finally:
-            metrics.attempted(plan.pool.cluster, lease.endpoint.id, result)
+            self._recorder.metrics.attempted(plan.pool.cluster, lease.endpoint.id, result)
         if error is not None:
             raise error
-        return attempt
+        return reply
 
     async def _relay(
-        self, attempt: Attempt, plan: Plan, request: Request, down: Downstream, record: Record
+        self, reply: Reply, request: Request, down: Downstream, record: Record
     ) -> None:
-        reply = attempt.reply
         record.status = reply.status
         record.stream = reply.streams
-        lines = b"%bx-request-id: %b\r\n" % (
-            response_lines(reply.headers),
-            record.request_id.encode(),
-        )
-        if reply.streams:
-            lines += _STREAM_LINES
         try:
-            reply.splice(down, lines, attempt.connection)
-            await reply.finished()
+            reply.splice(down, b"%bx-request-id: %b\r\n" % (reply.lines, record.request_id))
+            if not reply.ended:
+                await reply.finished()
         finally:
             record.first_at = reply.first_at
             record.usage = reply.usage
@@ -155,5 +146,5 @@ class Proxy:
             record.outcome = Outcome.FAILURE
             return
         lines = b"".join([b"%b: %b\r\n" % field for field in error.headers()])
-        lines += b"x-request-id: %b\r\n" % record.request_id.encode()
+        lines += b"x-request-id: %b\r\n" % record.request_id
         down.respond(error.status, lines, error.body(request.route.shape))

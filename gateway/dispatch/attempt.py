@@ -6,27 +6,12 @@ from collections.abc import Callable
 
 from gateway.relay.reply import Reply
 from gateway.wire.types import UpstreamError
-from gateway.wire.upstream import Client, Connection
-
-
-class Attempt:
-    """One request at one endpoint: the reply, and the connection that it comes on."""
-
-    __slots__ = ("connection", "reply")
-
-    def __init__(self, connection: Connection, reply: Reply) -> None:
-        self.connection = connection
-        self.reply = reply
-
-    def cancel(self) -> None:
-        """Give the answer up; the engine sees its client leave and frees the sequence."""
-        if not self.reply.ended:
-            self.connection.close()
+from gateway.wire.upstream import Client
 
 
 async def send(
     client: Client, request: bytes, new_reply: Callable[[], Reply], monotonic: Callable[[], float]
-) -> Attempt:
+) -> Reply:
     """Put `request` to the endpoint and wait for the commit point of its reply.
 
     A kept-alive connection may be closed by the engine at the moment it is used; if not a byte
@@ -35,21 +20,22 @@ async def send(
     """
     now = monotonic()
     connection = client.take(now)
-    if connection is not None:
-        attempt = await _exchange(connection, request, new_reply(), now)
-        if attempt.reply.lost_by is None or not attempt.reply.lost_by.stale:
-            return attempt
-    connection = await client.dial()
-    return await _exchange(connection, request, new_reply(), monotonic())
+    fresh = connection is None
+    while True:
+        if connection is None:
+            connection = await client.dial()
+            now = monotonic()
+        reply = new_reply()
+        try:
+            connection.send(request, reply, now)
+            await reply.ready()
+        except BaseException:  # Cancelled: the engine must see its client leave.
+            connection.close()
+            raise
+        if fresh or not _is_stale(reply.lost_by):
+            return reply
+        connection, fresh = None, True
 
 
-async def _exchange(connection: Connection, request: bytes, reply: Reply, now: float) -> Attempt:
-    try:
-        connection.send(request, reply, now)
-        await reply.ready()
-    except UpstreamError as error:
-        reply.lost(error)
-    except BaseException:
-        connection.close()
-        raise
-    return Attempt(connection, reply)
+def _is_stale(error: UpstreamError | None) -> bool:
+    return error is not None and error.stale

@@ -18,7 +18,7 @@ from typing import Protocol
 from gateway.model import Usage
 from gateway.relay.sse import EventSplitter, EventTooLargeError
 from gateway.relay.watch import Failure, Watcher, failure_of, usage_of
-from gateway.wire.guard import Headers
+from gateway.wire.guard import ResponseHead
 from gateway.wire.types import Downstream, Source, UpstreamError
 
 HOLD_BYTES = 1024 * 1024
@@ -38,129 +38,123 @@ class Gaps(Protocol):
 class Reply:
     """One upstream response on its way to one client."""
 
-    __slots__ = (
-        "_down",
-        "_gaps",
-        "_held",
-        "_held_bytes",
-        "_last_at",
-        "_monotonic",
-        "_rename",
-        "_splitter",
-        "_waiter",
-        "_watcher",
-        "content_type",
-        "ended",
-        "failure",
-        "first_at",
-        "headers",
-        "length",
-        "lost_by",
-        "status",
-    )
+    # Defaults live on the class: a plain reply sets half a dozen of them, and setting all would
+    # cost 1 µs a request.
+    status = 0
+    lines = b""
+    """Header lines for the client."""
+    ended = False
+    """Whether the response has ended, well or not."""
+    failure: Failure | None = None
+    """Why the answer is not one, once that is known."""
+    lost_by: UpstreamError | None = None
+    """How the connection broke, where that was the reason."""
+    first_at = 0.0
+    """When the first event of a stream came (monotonic seconds); 0 before and for others."""
+    usage: Usage | None = None
+    """The tokens counted so far."""
+    _waiter: asyncio.Future[None] | None = None
+    _splitter: EventSplitter | None = None
+    _watcher: Watcher | None = None
+    _down: Downstream | None = None
+    _source: Source | None = None
+    _head: ResponseHead | None = None
+    _held_bytes = 0
+    _last_at = 0.0
 
     def __init__(
         self,
-        watcher: Watcher,
+        watch: Callable[[], Watcher],
         rename: Rename | None,
         gaps: Gaps,
         monotonic: Callable[[], float],
     ) -> None:
-        self._watcher = watcher
+        """`watch` makes the watcher, if the response turns out to be a stream."""
+        self._watch = watch
         self._rename = rename
         self._gaps = gaps
         self._monotonic = monotonic
-        self._waiter: asyncio.Future[None] | None = None
-        self._splitter: EventSplitter | None = None
-        self._down: Downstream | None = None
         self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._last_at = 0.0
-        self.status = 0
-        self.headers: Headers = []
-        self.content_type = b""
-        self.length: int | None = None
-        self.ended = False
-        """Whether the response has ended, well or not."""
-        self.failure: Failure | None = None
-        """Why the answer is not one, once that is known."""
-        self.lost_by: UpstreamError | None = None
-        """How the connection broke, where that was the reason."""
-        self.first_at = 0.0
-        """When the first event of a stream came (monotonic seconds); 0 before and for others."""
 
     # The coroutine's side.
 
     async def ready(self) -> None:
         """Wait for the commit point: something that may be shown, or a failure."""
         if not self._is_ready():
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            await self._wait()
 
     async def finished(self) -> None:
         """Wait until the response has ended, well or not."""
         if not self.ended:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            await self._wait()
+
+    def _wait(self) -> asyncio.Future[None]:
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter
 
     @property
     def body(self) -> bytes:
         """What is held back; the whole body once a reply that was not spliced has ended."""
-        return b"".join(self._held)
+        held = self._held
+        return held[0] if len(held) == 1 else b"".join(held)
 
     @property
     def streams(self) -> bool:
         """Whether the body is a stream of events."""
         return self._splitter is not None
 
-    @property
-    def usage(self) -> Usage:
-        """The tokens counted so far."""
-        return self._watcher.usage
+    def begin(self, source: Source) -> None:
+        """Note where the response comes from."""
+        self._source = source
 
-    def splice(self, down: Downstream, lines: bytes, source: Source) -> None:
+    def cancel(self) -> None:
+        """Give the answer up; the engine sees its client leave and frees the sequence."""
+        if not self.ended and self._source is not None:
+            self.ended = True
+            self._source.close()
+
+    def splice(self, down: Downstream, lines: bytes) -> None:
         """Commit: write the response head and what is held, then let reads flow to `down`."""
         body = self.body
         self._held.clear()
-        if self._splitter is None and self._rename is not None:
+        head = self._head
+        length = None if head is None or self.streams else head.length
+        if self._rename is not None and not self.streams:
             renamed = self._rename(body)
-            if self.length is not None:
-                self.length += len(renamed) - len(body)
+            if length is not None:
+                length += len(renamed) - len(body)
             body = renamed
         if self.ended and self.failure is None:
             down.respond(self.status, lines, body)
             return
-        down.start(self.status, lines, self.length, source)
+        assert self._source is not None  # noqa: S101  a reply that is not ended has one
+        down.start(self.status, lines, length, self._source)
         if body:
             down.write(body)
         self._down = down
 
     # The connection's side: `gateway.wire.types.Receiver`.
 
-    def head(self, status: int, headers: Headers) -> None:
+    def head(self, head: ResponseHead) -> None:
         """Take the response head."""
-        self.status = status
-        self.headers = headers
-        for name, value in headers:
-            if name == b"content-type":
-                self.content_type = value
-                if value.startswith(b"text/event-stream") and status == 200:
-                    self._splitter = EventSplitter()
-            elif name == b"content-length":
-                self.length = int(value)
-        if self._splitter is not None:
-            self.length = None  # Events may be added and taken away.
+        self._head = head
+        self.status = head.status
+        self.lines = head.lines
+        if head.streams:
+            self._splitter = EventSplitter()
+            self._watcher = self._watch()
 
-    def data(self, data: bytes, last: bool) -> None:
+    def data(self, data: bytes, *, last: bool) -> None:
         """Take the body bytes of one read."""
-        if self._splitter is None:
-            self._take_plain(data, last)
+        watcher = self._watcher
+        if watcher is None:
+            self._take_plain(data, last=last)
             return
-        out = self._pass_events(self._splitter, data) if data else b""
-        if self._watcher.failure is not None:
-            self._fail(self._watcher.failure, out)
+        out = self._pass_events(watcher, data) if data else b""
+        if watcher.failure is not None:
+            self._fail(watcher.failure, out)
         elif last:
-            self._end(out)
+            self._end(watcher, out)
         elif self._down is not None:
             if out:
                 self._down.write(out)
@@ -170,26 +164,27 @@ class Reply:
     def lost(self, error: UpstreamError) -> None:
         """The connection broke; an answer that was complete but for its end mark still counts."""
         self.lost_by = error
-        if self._splitter is not None and self._watcher.closing() is not None:
-            self._end(b"")
+        if self._watcher is not None and self._watcher.closing() is not None:
+            self._end(self._watcher, b"")
         else:
             self._fail(Failure(str(error), timeout=error.timeout), b"")
 
     # Inside.
 
-    def _pass_events(self, splitter: EventSplitter, data: bytes) -> bytes:
+    def _pass_events(self, watcher: Watcher, data: bytes) -> bytes:
         now = self._monotonic()
         if self._last_at:
             self._gaps.observe(now - self._last_at)
+        assert self._splitter is not None  # noqa: S101  made together with the watcher
         try:
-            events = splitter.feed(data)
+            events = self._splitter.feed(data)
         except EventTooLargeError:
-            self._watcher.failure = Failure("The engine sent an event that does not end.")
+            watcher.failure = Failure("The engine sent an event that does not end.")
             return b""
         if not events:
             return b""
-        out = self._watcher.see(events)
-        if self._watcher.started:
+        out = watcher.see(events)
+        if watcher.started:
             self._last_at = now
             if not self.first_at:
                 self.first_at = now
@@ -201,7 +196,7 @@ class Reply:
         if self._is_ready():
             self._wake()
 
-    def _take_plain(self, data: bytes, last: bool) -> None:
+    def _take_plain(self, data: bytes, *, last: bool) -> None:
         if self._down is not None:
             self.ended = last
             if last:
@@ -219,18 +214,18 @@ class Reply:
 
     def _judge_plain(self) -> None:
         self.ended = True
-        self.length = self._held_bytes
-        if self.status == 200 and b"json" in self.content_type:
+        if self.status == 200 and self._head is not None and b"json" in self._head.content_type:
             body = self.body
             self.failure = failure_of(body)
-            self._watcher.usage = usage_of(body)
+            self.usage = usage_of(body)
 
-    def _end(self, out: bytes) -> None:
-        tail = self._watcher.closing()
-        if tail is None or not self._watcher.started:
+    def _end(self, watcher: Watcher, out: bytes) -> None:
+        tail = watcher.closing()
+        if tail is None or not watcher.started:
             self._fail(Failure("The engine ended the stream before the answer was complete."), out)
             return
         self.ended = True
+        self.usage = watcher.usage
         if self._down is not None:
             self._down.finish(out + tail)
         else:
@@ -240,6 +235,8 @@ class Reply:
     def _fail(self, failure: Failure, out: bytes) -> None:
         self.failure = failure
         self.ended = True
+        if self._watcher is not None:
+            self.usage = self._watcher.usage
         if self._down is not None and out:
             self._down.write(out)  # Whole events from before the failure are part of the answer.
         elif out:
@@ -249,7 +246,7 @@ class Reply:
     def _is_ready(self) -> bool:
         if self.ended:
             return True
-        if self._splitter is not None:
+        if self._watcher is not None:
             return self._watcher.started
         return self._held_bytes > HOLD_BYTES
 

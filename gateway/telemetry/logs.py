@@ -10,13 +10,16 @@ import logging
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Generic, TypeVar
 
 import msgspec
 
 MAX_PENDING = 100_000
 """Lines kept for a slow disk: about 40 MB."""
+
+R = TypeVar("R")
 
 _LOG = logging.getLogger("sluice.access")
 
@@ -43,28 +46,31 @@ class AccessLine(msgspec.Struct, gc=False, omit_defaults=True):
     """The error code, where the answer was an error of the gateway's."""
 
 
-class AccessLog:
-    """JSON lines to a file or to standard output."""
+class AccessLog(Generic[R]):
+    """JSON lines to a file or to standard output, made from whatever a request left behind."""
 
-    def __init__(self, target: str, interval_s: float = 0.2) -> None:
+    def __init__(
+        self, target: str, line_of: Callable[[R], AccessLine], interval_s: float = 0.2
+    ) -> None:
         """`target` is a path, or "-" for standard output. Raises `OSError`."""
+        self._line_of = line_of
         self._file: IO[bytes] = (
             sys.stdout.buffer if target == "-" else Path(target).open("ab")  # noqa: SIM115  closed in close()
         )
         self._owns_file = target != "-"
         self._interval_s = interval_s
         self._encode = msgspec.json.Encoder().encode
-        self._pending: deque[AccessLine] = deque()  # Its ends are safe between two threads.
+        self._pending: deque[R] = deque()  # Its ends are safe between two threads.
         self.dropped = 0
         """Lines that were lost to a slow or full disk."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
 
-    def write(self, line: AccessLine) -> None:
-        """Take one line. Costs an append: encoding and writing are the thread's work."""
+    def write(self, record: R) -> None:
+        """Take one finished request. Costs an append: encoding and writing are the thread's work."""
         if len(self._pending) < MAX_PENDING:
-            self._pending.append(line)
+            self._pending.append(record)
         else:
             self.dropped += 1
 
@@ -81,13 +87,15 @@ class AccessLog:
         self._flush()
 
     def _flush(self) -> None:
-        lines = [self._pending.popleft() for _ in range(len(self._pending))]
-        if not lines:
+        records = [self._pending.popleft() for _ in range(len(self._pending))]
+        if not records:
             return
+        lines = [self._encode(self._line_of(record)) for record in records]
+        lines.append(b"")
         try:
-            self._file.write(b"".join([self._encode(line) + b"\n" for line in lines]))
+            self._file.write(b"\n".join(lines))
             self._file.flush()
         except (OSError, ValueError) as error:
             if not self.dropped:
                 _LOG.warning("The access log cannot be written: %s", error)
-            self.dropped += len(lines)
+            self.dropped += len(records)

@@ -5,83 +5,78 @@ from __future__ import annotations
 from gateway.clock import Clock
 from gateway.model import Outcome, Usage
 from gateway.telemetry.logs import AccessLine, AccessLog
-from gateway.telemetry.metrics import Metrics, Series
+from gateway.telemetry.metrics import UNKNOWN_MODEL, Metrics, Series
 
 
 class Record:
     """The running notes of one request."""
 
-    __slots__ = (
-        "client",
-        "endpoint",
-        "error",
-        "first_at",
-        "model",
-        "outcome",
-        "request_id",
-        "route",
-        "series",
-        "started_at",
-        "status",
-        "stream",
-        "usage",
-    )
+    # Defaults live on the class: most requests leave most of them alone.
+    model = ""
+    series: Series | None = None
+    endpoint = ""
+    status = 499
+    """What the client saw; 499 if it left first."""
+    outcome = Outcome.CANCELLED
+    """Until something says otherwise, the client has left."""
+    error = ""
+    stream = False
+    first_at = 0.0
+    usage: Usage | None = None
 
-    def __init__(self, route: str, request_id: str, client: str, started_at: float) -> None:
+    def __init__(self, route: str, request_id: bytes, client: str, started_at: float) -> None:
         self.route = route
         self.request_id = request_id
         self.client = client
         self.started_at = started_at
         """Monotonic seconds."""
-        self.model = ""
-        self.series: Series | None = None
-        self.endpoint = ""
-        self.status = 0
-        self.outcome = Outcome.CANCELLED  # Until something says otherwise, the client has left.
-        self.error = ""
-        self.stream = False
-        self.first_at = 0.0
-        self.usage: Usage | None = None
+        self.ended_at = 0.0
+        self.wall_at = 0.0
 
 
 class Recorder:
     """Turns finished records into metrics and a log line."""
 
-    def __init__(self, metrics: Metrics, log: AccessLog | None, clock: Clock) -> None:
+    def __init__(self, metrics: Metrics, log: AccessLog[Record] | None, clock: Clock) -> None:
         self.metrics = metrics
         self._log = log
         self._monotonic = clock.monotonic
         self._wall = clock.wall
 
     def finish(self, record: Record) -> None:
-        """Publish a record; about 2 µs."""
-        duration_s = self._monotonic() - record.started_at
-        series = record.series or self.metrics.series("unknown", record.route)
+        """Publish a record; about 1.5 µs. The log line is built by the log's own thread."""
+        record.ended_at = now = self._monotonic()
+        series = record.series or self.metrics.series(UNKNOWN_MODEL, record.route)
         series.outcomes[record.outcome] += 1
-        series.duration.observe(duration_s)
-        first_s = record.first_at - record.started_at if record.first_at else None
-        if first_s is not None:
-            series.first_token.observe(first_s)
+        series.duration.observe(now - record.started_at)
+        if record.first_at:
+            series.first_token.observe(record.first_at - record.started_at)
         usage = record.usage
         if usage is not None:
             series.prompt_tokens += usage.prompt_tokens
             series.completion_tokens += usage.completion_tokens
         if self._log is not None:
-            self._log.write(
-                AccessLine(
-                    ts=round(self._wall(), 3),
-                    request_id=record.request_id,
-                    route=record.route,
-                    model=record.model,
-                    status=record.status,
-                    outcome=record.outcome,
-                    duration_ms=round(duration_s * 1e3, 3),
-                    endpoint=record.endpoint,
-                    client=record.client,
-                    stream=record.stream,
-                    ttft_ms=None if first_s is None else round(first_s * 1e3, 3),
-                    prompt_tokens=usage.prompt_tokens if usage else 0,
-                    completion_tokens=usage.completion_tokens if usage else 0,
-                    error=record.error,
-                )
-            )
+            record.wall_at = self._wall()
+            self._log.write(record)
+
+
+def line_of(record: Record) -> AccessLine:
+    """Return the access-log line of a finished record."""
+    first_s = record.first_at - record.started_at if record.first_at else None
+    usage = record.usage or Usage()
+    return AccessLine(
+        ts=round(record.wall_at, 3),
+        request_id=record.request_id.decode(),
+        route=record.route,
+        model=record.model,
+        status=record.status,
+        outcome=record.outcome,
+        duration_ms=round((record.ended_at - record.started_at) * 1e3, 3),
+        endpoint=record.endpoint,
+        client=record.client,
+        stream=record.stream,
+        ttft_ms=None if first_s is None else round(first_s * 1e3, 3),
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        error=record.error,
+    )

@@ -25,11 +25,15 @@ from uvicorn.server import ServerState
 
 from gateway.errors import GatewayError, bad_request
 from gateway.model import ErrorShape, Route
+from gateway.wire.familiar import FamiliarHead
 from gateway.wire.guard import Head, Limits, body_too_large, head_too_large, read_head
 from gateway.wire.types import Request, Serve, Source
 
 MIN_BODY_BYTES_PER_S = 1024
 """A body that keeps this rate may take as long as it needs (Apache's mod_reqtimeout: 500)."""
+
+MAX_URL_BYTES = 16 * 1024
+"""nginx and Apache stop at 8 KiB."""
 
 LINGER_S = 2.0
 """How long a refused client may go on sending before the connection closes (nginx waits 5 s)."""
@@ -64,101 +68,72 @@ class _Wake:
         """Do nothing: the client's going is told through the exchange's task."""
 
 
-_WAKE = _Wake()
-
-
 class Exchange:
     """One data-plane request on its connection; the `Downstream` of `gateway.wire.types`."""
 
-    __slots__ = (
-        "_chunked",
-        "_client",
-        "_protocol",
-        "_received",
-        "_refusal",
-        "_waiter",
-        "body",
-        "disconnected",
-        "head",
-        "keep_alive",
-        "message_event",
-        "more_body",
-        "response_complete",
-        "route",
-        "source",
-        "started",
-        "task",
-    )
+    # Defaults live on the class: setting them all would cost a microsecond a request.
+    started = False
+    source: Source | None = None
+    task: asyncio.Task[None] | None = None
+    # What uvicorn's protocol reads and writes of its current cycle.
+    keep_alive = True
+    disconnected = False
+    more_body = True
+    response_complete = False
+    message_event = _Wake()
+    _chunked = False
+    _received = 0
+    _refusal: GatewayError | None = None
 
     def __init__(self, protocol: DataPlaneProtocol, route: Route, head: Head) -> None:
         self._protocol = protocol
-        self._chunked = False
-        self._client = protocol.client
-        self._received = 0
-        self._refusal: GatewayError | None = None
-        self._waiter: asyncio.Future[None] | None = None
         self.route = route
         self.head = head
         self.body: list[bytes] = []
-        self.started = False
-        self.source: Source | None = None
-        self.task: asyncio.Task[None] | None = None
-        # What uvicorn's protocol reads and writes of its current cycle.
-        self.keep_alive = True
-        self.disconnected = False
-        self.more_body = True
-        self.response_complete = False
-        self.message_event = _WAKE
 
     # The request's side.
 
     def begin(self) -> None:
-        """Start serving: it is this exchange's turn on the connection."""
-        protocol = self._protocol
+        """It is this exchange's turn on the connection: serve it, or let its body come."""
         if self._refusal is not None:
             self._refuse(self._refusal)
-            return
-        if self.head.expects_continue and self.more_body:
-            protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        task = protocol.loop.create_task(self._run())
-        self.task = task
-        protocol.tasks.add(task)
+        elif not self.more_body:
+            self.serve()
+        elif self.head.expects_continue:
+            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    async def _run(self) -> None:
-        try:
-            if self.more_body:
-                self._waiter = self._protocol.loop.create_future()
-                await self._waiter
-            if self._refusal is not None:
-                self._refuse(self._refusal)
-                return
-            parts = self.body
-            body = parts[0] if len(parts) == 1 else b"".join(parts)
-            client = self._client[0] if self._client else ""
-            request = Request(self.route, self.head, body, client)
-            await self._protocol.plane.serve(request, self)
-        finally:
-            self._protocol.tasks.discard(self.task)
+    def serve(self) -> None:
+        """Hand the whole request to the proxy core."""
+        protocol = self._protocol
+        parts = self.body
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        request = Request(self.route, self.head, body, protocol.peer)
+        self.task = protocol.loop.create_task(protocol.plane.serve(request, self))
+        protocol.tasks.add(self.task)
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the request body."""
         self._received += len(data)
         if self._received > self._protocol.plane.limits.body_bytes:
-            self.refuse(body_too_large(self._protocol.plane.limits))
+            self.refuse(
+                body_too_large(self._protocol.plane.limits), active=self._protocol.active is self
+            )
         elif self._refusal is None:
             self.body.append(data)
 
-    def refuse(self, error: GatewayError) -> None:
-        """Give the request up: it will be answered with `error` when its turn comes."""
+    def complete(self, *, active: bool) -> None:
+        """The body is whole; serve the request if it is its turn."""
+        self.more_body = False
+        if active and self._refusal is None:
+            self.serve()
+
+    def refuse(self, error: GatewayError, *, active: bool = False) -> None:
+        """Give the request up: answer it with `error` now, or when its turn comes."""
         if self._refusal is None:
             self._refusal = error
             self.body.clear()
-            self.wake()
-
-    def wake(self) -> None:
-        """Let the exchange go on: its body is whole, or will never be."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            if active:
+                self._refuse(error)
 
     def _refuse(self, error: GatewayError) -> None:
         lines = b"".join([b"%b: %b\r\n" % field for field in error.headers()])
@@ -171,16 +146,16 @@ class Exchange:
         """Answer with a whole response."""
         self.started = True
         keep = self.keep_alive and not self.more_body
-        self._protocol.transport.write(
-            b"".join(
-                (
-                    STATUS_LINE[status],
-                    headers,
-                    b"content-length: %d\r\n\r\n" % len(body)
-                    if keep
-                    else b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body),
-                    body,
-                )
+        protocol = self._protocol
+        protocol.transport.write(
+            b"%b%b%b%bcontent-length: %d\r\n\r\n%b"
+            % (
+                STATUS_LINE[status],
+                headers,
+                protocol.date_line(),
+                b"" if keep else b"connection: close\r\n",
+                len(body),
+                body,
             )
         )
         self._complete()
@@ -224,6 +199,7 @@ class Exchange:
     def _complete(self) -> None:
         self.source = None
         self.response_complete = True
+        self._protocol.tasks.discard(self.task)
         if self.more_body:
             self._protocol.linger()
             return
@@ -247,6 +223,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.plane = plane
         self.http_1_0 = False
+        self.peer = ""
+        """The client's address, for the log."""
         self.write_paused = False
         self._phase = Phase.WAITING
         self._since = self.loop.time()
@@ -255,17 +233,40 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._mid_head = False
         self._deaf = False
+        self._left = 0  # Bytes to come of a body whose head the parser did not see.
+        self._familiar: FamiliarHead[tuple[Head, Route]] = FamiliarHead()
+        self._date: tuple[object, bytes] = (None, b"")
         self._refusal: GatewayError | None = None
-        self._active: Exchange | None = None
+        self.active: Exchange | None = None
+
+    def date_line(self) -> bytes:
+        """Return the Date field, which uvicorn renews every second."""
+        headers = self.server_state.default_headers
+        if self._date[0] is not headers:
+            lines = [b"date: %b\r\n" % value for name, value in headers if name == b"date"]
+            self._date = (headers, b"".join(lines))
+        return self._date[1]
 
     # asyncio.Protocol.
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Note who calls."""
+        super().connection_made(transport)
+        self.peer = self.client[0] if self.client else ""
+
     def data_received(self, data: bytes) -> None:
         """Parse one read; refuse what is not HTTP as we accept it."""
+        if self._phase is Phase.WAITING and self._take_familiar(data):
+            return
+        if self._left:
+            data = self._take_left(data)
+            if not data:
+                return
         if self._deaf:
             return
         if self._phase is not Phase.BODY:
             self._head_bytes += len(data)
+        first = self._phase is Phase.WAITING
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -277,32 +278,87 @@ class DataPlaneProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._reject(self._refusal or bad_request(f"Invalid HTTP request: {error}."))
             return
+        if first and self.active is not None:
+            self._learn(data, self.active)
         if self._phase is Phase.HEAD and self._head_bytes > self.plane.limits.header_bytes:
             self._reject(head_too_large(self.plane.limits))
+
+    def _take_familiar(self, data: bytes) -> bool:
+        """Take a request whose head is the last one's, without parsing it again."""
+        found = self._familiar.match(data)
+        if found is None or self._familiar.value is None:
+            return False
+        length, at = found
+        if length > self.plane.limits.body_bytes:
+            return False  # The parser's way has the refusal.
+        head, route = self._familiar.value
+        self.active = exchange = Exchange(self, route, head)
+        self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn reads of a cycle
+        if len(data) - at == length:
+            exchange.body.append(data[at:])
+            exchange.more_body = False
+            self._phase = Phase.ANSWER
+            exchange.serve()
+            return True
+        self._phase = Phase.BODY
+        self._since = self.loop.time()
+        self._body_bytes = 0
+        self._left = length
+        if len(data) > at:
+            self.data_received(data[at:])
+        return True
+
+    def _take_left(self, data: bytes) -> bytes:
+        """Take what belongs to the body of a familiar request; return the rest."""
+        piece, rest = data[: self._left], data[self._left :]
+        self._left -= len(piece)
+        self._body_bytes += len(piece)
+        exchange = self.active
+        if exchange is not None:
+            exchange.receive(piece)
+            if not self._left:
+                self._phase = Phase.ANSWER
+                exchange.complete(active=True)
+        return rest
+
+    def _learn(self, data: bytes, exchange: Exchange) -> None:
+        """Remember the head that `data` begins with, if it is the plainest kind."""
+        head = exchange.head
+        # A request id is left out because the next request will have another.
+        if (
+            head.content_length is not None
+            and head.request_id is None
+            and not head.expects_continue
+            and exchange.keep_alive
+            and not self.http_1_0
+            and not exchange.route.multipart
+        ):
+            self._familiar.learn(data, (head, exchange.route))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the request under way: its client has left."""
         super().connection_lost(exc)
-        active, self._active = self._active, None
+        active, self.active = self.active, None
         self.pipeline.clear()
-        if active is not None and not active.response_complete:
-            active.disconnected = True
-            if active.task is not None:
-                active.task.cancel()
+        if active is None or active.task is None:
+            return
+        self.tasks.discard(active.task)
+        if not active.response_complete:
+            active.task.cancel()
 
     def pause_writing(self) -> None:
         """The client reads slowly: let its engine wait."""
         super().pause_writing()
         self.write_paused = True
-        if self._active is not None and self._active.source is not None:
-            self._active.source.pause()
+        if self.active is not None and self.active.source is not None:
+            self.active.source.pause()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         super().resume_writing()
         self.write_paused = False
-        if self._active is not None and self._active.source is not None:
-            self._active.source.resume()
+        if self.active is not None and self.active.source is not None:
+            self.active.source.resume()
 
     # httptools' callbacks.
 
@@ -356,10 +412,11 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         cycle: Any = self.cycle
         if type(cycle) is Exchange:
-            cycle.more_body = False
-            cycle.wake()
-        else:
-            super().on_message_complete()
+            if self._phase is Phase.BODY:
+                self._phase = Phase.ANSWER
+            cycle.complete(active=cycle is self.active)
+            return
+        super().on_message_complete()
         if self._phase is Phase.BODY:
             self._phase = Phase.ANSWER
 
@@ -370,10 +427,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
         if version not in {"1.1", "1.0"}:
             raise GatewayError(505, "http_version_not_supported", "Only HTTP/1.1 is spoken here.")
         self.http_1_0 = version == "1.0"
-        size = len(self.url)
-        for name, value in self.headers:
-            size += len(name) + len(value) + 4
-        if size > self.plane.limits.header_bytes:
+        if len(self.url) > MAX_URL_BYTES:
             raise head_too_large(self.plane.limits)
         return read_head(self.headers, self.plane.limits, http_1_0=self.http_1_0)
 
@@ -402,7 +456,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn reads of a cycle
         if self._idle(existing):
             self._phase = Phase.BODY
-            self._active = exchange
+            self.active = exchange
             exchange.begin()
         else:
             self.flow.pause_reading()
@@ -416,7 +470,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
         """Go on to the next request: a pipelined one, or whatever comes."""
         self.server_state.total_requests += 1
         self._served += 1
-        self._active = None
+        self.active = None
         if self.transport.is_closing():
             return
         self._since = self.loop.time()
@@ -426,7 +480,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
             self._phase = Phase.BODY if cycle.more_body else Phase.ANSWER
             self.flow.resume_reading()
             if type(cycle) is Exchange:
-                self._active = cycle
+                self.active = cycle
                 cycle.begin()
             else:
                 self._start_asgi_task(cycle, app)
@@ -439,12 +493,14 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self._deaf = True
         cycle: Any = self.cycle
         if type(cycle) is Exchange and cycle.more_body:
-            cycle.refuse(error)  # The one being read is the one that cannot be.
+            # The one being read is the one that cannot be.
+            cycle.refuse(error, active=cycle is self.active)
             return
         exchange = Exchange(self, _NO_ROUTE, Head(b""))
         exchange.refuse(error)
         self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn reads of a cycle
         if self._idle(cycle):
+            self.active = exchange
             exchange.begin()
         elif type(cycle) is Exchange or not cycle.more_body:
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]  # as above

@@ -43,7 +43,7 @@ _OURS = HOP_BY_HOP | {
 }
 
 # Response fields that this hop replaces.
-_RESPONSE_OURS = HOP_BY_HOP | {b"content-length", b"server", b"x-request-id"}
+_RESPONSE_OURS = HOP_BY_HOP | {b"content-length", b"date", b"server", b"x-request-id"}
 
 # A registered name, an IPv4 or a bracketed IPv6 address, with an optional port (RFC 3986 §3.2.2).
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.%A-Za-z0-9]+\])(?::[0-9]{0,5})?")
@@ -80,13 +80,14 @@ def read_head(headers: Headers, limits: Limits, *, http_1_0: bool = False) -> He
     """Check the fields of one request head and split them into ours and the engine's.
 
     Raises `GatewayError` 400 for a head that two servers could read differently, 413 for a
-    declared body over the cap, 415 for a compressed body.
+    declared body over the cap, 415 for a compressed one, 431 for a block over the caps.
     """
     head = Head(b"")
-    hosts = 0
+    hosts = size = 0
     forward: list[bytes] = []
     named: list[bytes] = []
     for name, value in headers:
+        size += len(name) + len(value) + 4
         if name not in _OURS:
             if name == b"content-type":
                 head.content_type = value
@@ -102,6 +103,8 @@ def read_head(headers: Headers, limits: Limits, *, http_1_0: bool = False) -> He
             named += [token.strip() for token in value.lower().split(b",")]
         else:
             _read_rare(head, name, value, http_1_0=http_1_0)
+    if size > limits.header_bytes or len(headers) > limits.headers:
+        raise head_too_large(limits)
     if hosts != 1 and not (http_1_0 and hosts == 0):
         raise bad_request("The request needs exactly one Host header.")
     if named and not _PERSISTENCE.issuperset(named):
@@ -157,11 +160,41 @@ def head_too_large(limits: Limits) -> GatewayError:
     )
 
 
-def response_lines(headers: Headers) -> bytes:
-    """Return the upstream response's header lines that may travel to the client."""
-    lines = [b"%b: %b\r\n" % field for field in headers if field[0] not in _RESPONSE_OURS]
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """What the gateway needs of an engine's response head."""
+
+    status: int
+    lines: bytes
+    """Header lines, each with its CRLF, that may travel to the client as they are."""
+    content_type: bytes
+    streams: bool
+    """Whether the body is a stream of server-sent events."""
+    length: int | None
+    """The declared length of the body, where there is one; a template's is its first one's."""
+
+
+def read_response_head(status: int, headers: Headers) -> ResponseHead:
+    """Split an engine's response fields into ours and the client's.
+
+    `date` is replaced by this server's own, as nginx and Envoy do.
+    """
+    content_type, length = b"", None
+    lines: list[bytes] = []
+    named: list[bytes] = []
     for name, value in headers:
-        if name == b"connection" and value.lower() not in _PERSISTENCE:
-            named = {token.strip() for token in value.lower().split(b",")}
-            return b"".join(line for line in lines if line.partition(b":")[0] not in named)
-    return b"".join(lines)
+        if name == b"content-type":
+            content_type = value
+        elif name == b"content-length":
+            length = int(value)
+        elif name == b"connection":
+            named += [token.strip() for token in value.lower().split(b",")]
+        if name not in _RESPONSE_OURS:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    if named and not _PERSISTENCE.issuperset(named):
+        lines = [line for line in lines if line.partition(b":")[0] not in named]
+    streams = status == 200 and content_type.startswith(b"text/event-stream")
+    if streams:
+        # A proxy in front of us must not buffer events (nginx honours the second field).
+        lines.append(b"cache-control: no-cache\r\nx-accel-buffering: no\r\n")
+    return ResponseHead(status, b"".join(lines), content_type, streams, length)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.model import Route
-from gateway.wire.guard import Head, Headers
+from gateway.wire.guard import Head, ResponseHead
 
 
 @dataclass(slots=True)
@@ -33,6 +33,9 @@ class Source(Protocol):
 
     def resume(self) -> None:
         """Go on reading."""
+
+    def close(self) -> None:
+        """Give the response up."""
 
 
 class Downstream(Protocol):
@@ -67,10 +70,13 @@ class Downstream(Protocol):
 class Receiver(Protocol):
     """Whoever asked: takes one upstream response as it arrives."""
 
-    def head(self, status: int, headers: Headers) -> None:
+    def begin(self, source: Source) -> None:
+        """The request was sent; the response will come from `source`."""
+
+    def head(self, head: ResponseHead) -> None:
         """The response head has arrived (interim 1xx heads are not shown)."""
 
-    def data(self, data: bytes, last: bool) -> None:
+    def data(self, data: bytes, *, last: bool) -> None:
         """The body bytes of one socket read; `last` with the end of the body (then maybe empty)."""
 
     def lost(self, error: UpstreamError) -> None:
@@ -90,5 +96,5 @@ class UpstreamError(Exception):
         self.stale = stale
 
 
-Serve = Callable[[Request, Downstream], Awaitable[None]]
+Serve = Callable[[Request, Downstream], Coroutine[Any, Any, None]]
 """The proxy core: answers one request. It raises only when cancelled."""

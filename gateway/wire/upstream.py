@@ -17,13 +17,17 @@ from typing import cast
 
 import httptools
 
-from gateway.wire.guard import Headers
+from gateway.wire.guard import Headers, ResponseHead, read_response_head
+from gateway.wire.familiar import FamiliarHead
 from gateway.wire.types import Receiver, UpstreamError
 
 IDLE_EXPIRY_S = 4.0
 """vLLM (uvicorn) closes idle connections after 5 s; a request must not meet that moment."""
 
 MAX_HEAD_BYTES = 64 * 1024
+
+_CHANGING = frozenset({b"date"})
+"""Fields whose value differs from response to response and does not travel on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,9 @@ class Connection(asyncio.Protocol):
     def send(self, data: bytes, receiver: Receiver, now: float) -> None:
         """Write one whole request; its response goes to `receiver`."""
         if self._transport is None:
-            raise UpstreamError("The connection to the engine was lost.", stale=True)
+            receiver.lost(UpstreamError("The connection to the engine was lost.", stale=True))
+            return
+        receiver.begin(self)
         address = self._client.address
         self.exchanges += 1
         self._receiver = receiver
@@ -165,6 +171,8 @@ class Connection(asyncio.Protocol):
             return
         self._heard = True
         if not self._head_done:
+            if self._fed == 0 and self._take_familiar(data, receiver):
+                return
             self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -175,7 +183,22 @@ class Connection(asyncio.Protocol):
             if self._fed > MAX_HEAD_BYTES:
                 self.fail(UpstreamError("The engine sent too large a response head."))
             return
+        if self._whole and self._fed == len(data) and self._keeps_alive:
+            self._client.learn(data, self._parser.get_status_code(), self._headers)
         self._deliver(receiver)
+
+    def _take_familiar(self, data: bytes, receiver: Receiver) -> bool:
+        """Take a whole response whose head is one that this endpoint has sent before."""
+        familiar = self._client.familiar
+        found = familiar.match(data)
+        if found is None or familiar.value is None or len(data) - found[1] != found[0]:
+            return False
+        self._receiver = None
+        # Released first: the receiver's caller may want a connection at once.
+        self._client.release(self, keep=True)
+        receiver.head(familiar.value)
+        receiver.data(data[found[1] :], last=True)
+        return True
 
     def _deliver(self, receiver: Receiver) -> None:
         parts = self._body
@@ -183,11 +206,10 @@ class Connection(asyncio.Protocol):
         parts.clear()
         if self._whole:
             self._receiver = None
-            # Released first: the receiver's caller may want a connection at once.
             self._client.release(self, keep=self._keeps_alive and not self._out_of_step)
-            receiver.data(body, True)
+            receiver.data(body, last=True)
         elif body:
-            receiver.data(body, False)
+            receiver.data(body, last=False)
 
     def eof_received(self) -> bool:
         """Let the transport close; a body that ends with the connection is whole now."""
@@ -201,7 +223,7 @@ class Connection(asyncio.Protocol):
         if receiver is None:
             return
         if self._head_done and exc is None and self._ends_with_connection():
-            receiver.data(b"", True)
+            receiver.data(b"", last=True)
             return
         stale = self._fed == 0 and self.exchanges > 1
         reason = f": {exc}" if exc else ""
@@ -231,7 +253,7 @@ class Connection(asyncio.Protocol):
             return
         self._head_done = True
         if self._receiver is not None:
-            self._receiver.head(status, self._headers)
+            self._receiver.head(read_response_head(status, self._headers))
 
     def on_body(self, data: bytes) -> None:
         """Collect a piece of the body until the read ends."""
@@ -254,6 +276,7 @@ class Client:
         self._free: list[Connection] = []
         self._all: set[Connection] = set()
         self._heads: dict[str, bytes] = {}
+        self.familiar: FamiliarHead[ResponseHead] = FamiliarHead()
 
     def __repr__(self) -> str:
         return f"<Client {self.address.authority}, {len(self._free)}/{len(self._all)} idle>"
@@ -271,6 +294,12 @@ class Client:
             line = f"POST {address.base_path}{path} HTTP/1.1\r\nhost: {address.authority}\r\n"
             head = self._heads[path] = line.encode() + address.credentials
         return head
+
+    def learn(self, data: bytes, status: int, headers: Headers) -> None:
+        """Remember the head of a whole, well-formed response; `data` is all of it."""
+        names = {name for name, _ in headers}
+        if status == 200 and not names & {b"transfer-encoding", b"connection"}:
+            self.familiar.learn(data, read_response_head(status, headers), _CHANGING)
 
     def take(self, now: float) -> Connection | None:
         """Return the most recently used idle connection, if one is young enough."""
