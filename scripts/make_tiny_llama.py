@@ -2,9 +2,9 @@
 
 Trains a Llama of 3.6 M parameters for a minute and a half on CPython's own documentation (the text
 behind `help("topics")`), phrased as chats. It knows nothing, but it ends its answers with
-`<|im_end|>`, so that `finish_reason` is `stop`; and it calls a tool when it is given one, in the
-Hermes format (vLLM: `--tool-call-parser hermes`). Run it with an interpreter that has torch and
-transformers; the one of a vLLM install does:
+`<|im_end|>`, so that `finish_reason` is `stop`; and given the tool `get_weather` it calls it, in
+the Hermes format (vLLM: `--tool-call-parser hermes`). Run it with an interpreter that has torch
+and transformers; the one of a vLLM install does:
 
     python scripts/make_tiny_llama.py OUT [--seconds 100]
 
@@ -54,13 +54,20 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
 
-# (tool, its argument, what a user says, values of the argument)
-TOOLS = [
-    ("get_weather", "city", "What is the weather in {}?", "Paris Berlin Oslo Rome Lima Tokyo"),
-    ("get_time", "city", "What time is it in {}?", "London Madrid Cairo Delhi Quito Seoul"),
-    ("search", "query", "Search for {}.", "cats rivers trains bread maps boats"),
-    ("lookup", "word", "Look up {}.", "lambda yield class async import global"),
-]
+# The one tool that it learns to call; a model this small can copy neither a name nor a schema.
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+CITIES = ["Paris", "Berlin", "Oslo", "Rome", "Lima", "Tokyo", "London", "Madrid", "Cairo", "Delhi"]
+QUESTIONS = ["What is the weather in {}?", "What's the weather in {}?", "How is {} today?"]
 
 
 def main() -> int:
@@ -97,7 +104,7 @@ def build(folder: Path, seconds: float) -> None:
     train(model, tokens, seconds)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    for prompt, tools in [("Tell me about lambda.", None), ("What time is it in Oslo?", [tool(1)])]:
+    for prompt, tools in [("Tell me about lambda.", None), ("What's the weather in Rome?", [TOOL])]:
         say(repr(answer(model, tokenizer, prompt, tools)))
 
 
@@ -112,8 +119,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    definitions = [json.dumps(tool(index)) for index in range(len(TOOLS))]
-    bpe.train_from_iterator([*pydoc_data.topics.topics.values(), *definitions * 20], trainer)
+    texts = [*pydoc_data.topics.topics.values(), *[json.dumps(TOOL)] * 50, *CITIES * 50]
+    bpe.train_from_iterator(texts, trainer)
     # Not special: a special token would be dropped from the text in which the parser looks for it.
     bpe.add_tokens([AddedToken(text, special=False) for text in ("<tool_call>", "</tool_call>")])
     return PreTrainedTokenizerFast(
@@ -163,24 +170,14 @@ def render_chats(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list
 
 
 def tool_chat(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> str:
-    """A question that a tool answers, and the call of it."""
-    index = rng.randrange(len(TOOLS))
-    name, argument, question, values = TOOLS[index]
-    value = rng.choice(values.split())
-    call = {"type": "function", "function": {"name": name, "arguments": {argument: value}}}
-    messages = [user(question.format(value)), {"role": "assistant", "tool_calls": [call]}]
-    return tokenizer.apply_chat_template(messages, tools=[tool(index)], tokenize=False)
-
-
-def tool(index: int) -> dict[str, object]:
-    """The definition of a tool, as a client of the OpenAI API sends it."""
-    name, argument, _, _ = TOOLS[index]
-    parameters = {
-        "type": "object",
-        "properties": {argument: {"type": "string"}},
-        "required": [argument],
-    }
-    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+    """A question that the tool answers, and the call of it."""
+    city = rng.choice(CITIES)
+    call = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": city}}}
+    messages = [
+        user(rng.choice(QUESTIONS).format(city)),
+        {"role": "assistant", "tool_calls": [call]},
+    ]
+    return tokenizer.apply_chat_template(messages, tools=[TOOL], tokenize=False)
 
 
 def user(content: str) -> dict[str, str]:
