@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 Loc = tuple[str | int, ...]
+Urls = Mapping[str, Sequence[str | None]]
+"""Endpoint URLs by cluster. None, here and below, stands for something unreadable."""
+References = Mapping[str, tuple[str | None, Sequence[str | None]]]
+"""Cluster and aliases by model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +27,8 @@ class Conflict:
     """Words that can follow the key."""
 
 
-def conflicts(
-    clusters: Mapping[str, Sequence[str]], models: Mapping[str, tuple[str, Sequence[str]]]
-) -> list[Conflict]:
-    """Check endpoint URLs by cluster, and (cluster, aliases) by model, against each other."""
+def conflicts(clusters: Urls, models: References) -> list[Conflict]:
+    """Check the endpoints' URLs and the models' names against each other."""
     return [*_endpoints(clusters), *_references(clusters, models), *_aliases(models)]
 
 
@@ -36,10 +38,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f' (did you mean "{close[0]}"?)' if close else ""
 
 
-def _endpoints(clusters: Mapping[str, Sequence[str]]) -> Iterator[Conflict]:
+def _endpoints(clusters: Urls) -> Iterator[Conflict]:
     for name, urls in clusters.items():
         first: dict[str, int] = {}
         for index, url in enumerate(urls):
+            if url is None:
+                continue
             if url in first:
                 yield Conflict(
                     ("clusters", name, "endpoints", index, "url"),
@@ -48,11 +52,9 @@ def _endpoints(clusters: Mapping[str, Sequence[str]]) -> Iterator[Conflict]:
             first.setdefault(url, index)
 
 
-def _references(
-    clusters: Mapping[str, Sequence[str]], models: Mapping[str, tuple[str, Sequence[str]]]
-) -> Iterator[Conflict]:
+def _references(clusters: Urls, models: References) -> Iterator[Conflict]:
     for name, (cluster, _) in models.items():
-        if cluster not in clusters:
+        if cluster is not None and cluster not in clusters:
             yield Conflict(
                 ("models", name, "cluster"),
                 f'names the cluster "{cluster}", which does not exist'
@@ -60,10 +62,12 @@ def _references(
             )
 
 
-def _aliases(models: Mapping[str, tuple[str, Sequence[str]]]) -> Iterator[Conflict]:
+def _aliases(models: References) -> Iterator[Conflict]:
     owner: dict[str, str] = {}
     for name, (_, aliases) in models.items():
         for index, alias in enumerate(aliases):
+            if alias is None:
+                continue
             loc = ("models", name, "aliases", index)
             if alias in models:
                 what = "model's own name" if alias == name else "name of another model"

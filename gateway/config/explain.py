@@ -6,12 +6,11 @@ Pure. No message repeats a value: it could be a key.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config.conflicts import Loc, conflicts, nearest
+from gateway.config.conflicts import Loc, References, Urls, conflicts, nearest
 from gateway.config.names import endpoint_url
 from gateway.config.problems import Problem, key_path
 from gateway.config.schema import known_keys
@@ -47,7 +46,7 @@ _WORDS: Mapping[str, str | Callable[[Mapping[str, object]], str]] = {
     "literal_error": lambda context: f"must be {context['expected']}",
     "value_error": lambda context: str(context["error"]),
 }
-"""pydantic's error types (https://docs.pydantic.dev/latest/errors/validation_errors/), translated."""
+"""By error type of pydantic's (https://docs.pydantic.dev/latest/errors/validation_errors/)."""
 
 
 def words(error: ErrorDetails) -> str:
@@ -75,7 +74,7 @@ def explain(error: ValidationError, tree: Tree, file: str) -> Iterator[Problem]:
             yield _problem(file, position, loc, _with_hint(details, loc))
     for conflict in conflicts(*_names(tree.value)):
         if not _is_broken(conflict.loc, tree):
-            position = tree.values[conflict.loc]
+            position = position_of(tree, conflict.loc)
             yield _problem(file, position, conflict.loc, conflict.message)
 
 
@@ -116,8 +115,40 @@ def _problem(file: str, position: Position, loc: Loc, message: str) -> Problem:
     return Problem(file, position.line, position.column, key_path(loc), message)
 
 
-def _names(
-    value: object,
-) -> tuple[Mapping[str, Sequence[str]], Mapping[str, tuple[str, Sequence[str]]]]:
+def _names(value: object) -> tuple[Urls, References]:
     """Return what `conflicts` compares, as far as a refused configuration has it."""
-    ...
+    clusters, models = _member(value, "clusters"), _member(value, "models")
+    if not isinstance(clusters, dict):
+        return {}, {}  # Then every model would seem to name a missing cluster.
+    urls = {
+        name: [_url(_member(endpoint, "url")) for endpoint in _items(_member(cluster, "endpoints"))]
+        for name, cluster in clusters.items()
+    }
+    if not isinstance(models, dict):
+        return urls, {}
+    return urls, {
+        name: (
+            _text(_member(model, "cluster")),
+            [_text(alias) for alias in _items(_member(model, "aliases"))],
+        )
+        for name, model in models.items()
+    }
+
+
+def _member(value: object, key: str) -> object:
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _items(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else ()
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _url(value: object) -> str | None:
+    try:
+        return endpoint_url(value) if isinstance(value, str) else None
+    except ValueError:
+        return None

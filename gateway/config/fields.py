@@ -43,7 +43,7 @@ EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
 UrlPath = Annotated[str, AfterValidator(url_path)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
 Switchable = Annotated[Text | None, BeforeValidator(_off)]
-Weight = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, BeforeValidator(_no_bool), Field(ge=0.001, le=1000, allow_inf_nan=False)]
 
 
 class Spec(BaseModel):

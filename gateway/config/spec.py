@@ -72,7 +72,7 @@ class Server(Spec):
     )
     head_timeout_s: Seconds = Field(
         default=15,
-        description="Seconds that a client has for a whole request head (slow-loris guard).",
+        description="Seconds for a whole request head (slow-loris guard).",
     )
     body_timeout_s: Seconds = Field(
         default=15,

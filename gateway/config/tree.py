@@ -165,7 +165,8 @@ class _Builder:
             )
         self.values.setdefault(loc, self._position(node))
         if node.tag not in _TAGS:
-            return self._break(node, loc, "has a YAML tag (!); tags are not supported")
+            self._break(node, loc, "has a YAML tag (!); tags are not supported")
+            return None
         if isinstance(node, MappingNode):
             return self._mapping(node, loc)
         if isinstance(node, SequenceNode):
@@ -215,11 +216,13 @@ class _Builder:
         if not isinstance(value, str):
             return value
         if _SURROGATE.search(value):
-            return self._break(node, loc, "holds half of a character (a lone surrogate)")
+            self._break(node, loc, "holds half of a character (a lone surrogate)")
+            return None
         try:
             return interpolate(value, self.environ)
         except ValueError as error:
-            return self._break(node, loc, str(error))
+            self._break(node, loc, str(error))
+            return None
 
     def _position(self, node: Node) -> Position:
         return self.lines.position(node.start_mark.index)
