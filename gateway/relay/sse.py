@@ -55,8 +55,8 @@ class EventSplitter:
 
     @property
     def pending(self) -> bool:
-        """Whether an incomplete event is held; at the end of a stream it was cut."""
-        return bool(self._tail.strip())
+        """Whether an incomplete event is held."""
+        return bool(self._tail)
 
 
 def _last_boundary(data: bytearray, start: int) -> int:

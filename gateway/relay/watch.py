@@ -41,6 +41,9 @@ class Watcher(Protocol):
     def see(self, events: bytes) -> bytes:
         """Return the bytes to pass on for a run of whole events."""
 
+    def see_plain(self, events: bytes) -> bool:
+        """Count a run of whole events if all are plain tokens of a started answer; else False."""
+
     def closing(self) -> bytes | None:
         """Return what completes the stream after a clean end of bytes; None if it was cut short."""
 
@@ -80,13 +83,19 @@ class ChatWatcher:
         self.started = False
         self.ended = False
 
-    def see(self, events: bytes) -> bytes:
-        """Pass on plain chunks; look into the rest. An estimate of tokens is one a chunk."""
+    def see_plain(self, events: bytes) -> bool:
+        """Count chunks without a finish reason: one token each, until usage says better."""
         count = events.count(b"\n\n")
-        # One choice only: with more, two of them in one event could make up for one of another kind.
-        if 0 < count == events.count(_PLAIN) and self._choices == 1 and not self.ended:
-            self.usage.completion_tokens += count
-            self.started = True
+        # One choice only: with more, two in one event could make up for one of another kind.
+        if not 0 < count == events.count(_PLAIN) or self._choices != 1 or self.ended:
+            return False
+        self.usage.completion_tokens += count
+        self.started = True
+        return True
+
+    def see(self, events: bytes) -> bytes:
+        """Pass on plain chunks; look into the rest."""
+        if self.see_plain(events):
             return events
         return b"".join([event for event in split(events) if self._keep(event)])
 
@@ -156,12 +165,18 @@ class TypedWatcher:
         self.started = False
         self.ended = False
 
+    def see_plain(self, events: bytes) -> bool:
+        """Count text deltas: one token each, until usage says better."""
+        count = events.count(b"\n\n")
+        if not 0 < count == len(_DELTA.findall(events)) or self.ended:
+            return False
+        self.usage.completion_tokens += count
+        self.started = True
+        return True
+
     def see(self, events: bytes) -> bytes:
         """Pass on deltas; look into the rest."""
-        count = events.count(b"\n\n")
-        if 0 < count == len(_DELTA.findall(events)) and not self.ended:
-            self.usage.completion_tokens += count
-            self.started = True
+        if self.see_plain(events):
             return events
         return b"".join([event for event in split(events) if self._keep(event)])
 

@@ -13,7 +13,7 @@ protocol like one of its own request cycles, so pipelining and shutdown treat bo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -182,6 +182,10 @@ class Exchange:
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._protocol.transport.write(data)
+
+    def raw_writer(self) -> Callable[[bytes], None] | None:
+        """Return what writes bytes that are already in chunked coding."""
+        return self._protocol.transport.write if self._chunked else None
 
     def finish(self, data: bytes = b"") -> None:
         """Send the last piece and end the response."""

@@ -60,6 +60,9 @@ class Downstream(Protocol):
     def write(self, data: bytes) -> None:
         """Send a piece of the body."""
 
+    def raw_writer(self) -> Callable[[bytes], None] | None:
+        """Return what writes bytes that are already in chunked coding, if this response may."""
+
     def finish(self, data: bytes = b"") -> None:
         """Send the last piece and end the response."""
 
@@ -78,6 +81,12 @@ class Receiver(Protocol):
 
     def data(self, data: bytes, *, last: bool) -> None:
         """The body bytes of one socket read; `last` with the end of the body (then maybe empty)."""
+
+    def framed(self, chunk: bytes) -> bool:
+        """Offer one whole chunk in its chunked coding; return whether it was taken.
+
+        A chunk that is refused is parsed and comes again through `data`.
+        """
 
     def lost(self, error: UpstreamError) -> None:
         """The connection ended before the response did; nothing follows."""
