@@ -16,6 +16,9 @@ from gateway.control.failures import install, unknown_route, wrong_method
 from gateway.control.view import Ask, GatewayView
 from gateway.wire.guard import Limits
 
+MAX_BODY_BYTES = 32 * 1024 * 1024
+"""The data path's own default; a long context with images is what needs it."""
+
 
 def build(
     view: GatewayView,
@@ -23,7 +26,7 @@ def build(
     *,
     clock: Clock,
     data_routes: Mapping[str, str],
-    max_body_bytes: int = Limits.body_bytes,
+    max_body_bytes: int = MAX_BODY_BYTES,
     origins: Collection[str] = (),
 ) -> FastAPI:
     """Return the app.

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter
@@ -51,7 +51,10 @@ def router(ask: Ask, limits: Limits, origins: Collection[str]) -> APIRouter:
         if not may_connect(socket.headers, origins):
             await _deny(socket)
             return
-        await socket.accept()
+        try:
+            await socket.accept()
+        except OSError:
+            return  # The client has left between its handshake and our answer.
         await _Session(socket, ask, limits).run()
 
     return routes
@@ -91,18 +94,22 @@ class _Session:
     async def run(self) -> None:
         """Serve until the client leaves; then cancel what is under way."""
         async with asyncio.TaskGroup() as group:
-            while (message := await self._socket.receive())["type"] == "websocket.receive":
-                try:
-                    await self._take(message, group)
-                except GatewayError as error:
-                    await self._send(error.body())
+            with suppress(WebSocketDisconnect):  # A send may be the first to notice.
+                await self._listen(group)
             if self._answering is not None:
                 self._answering.cancel()
+
+    async def _listen(self, group: asyncio.TaskGroup) -> None:
+        while (message := await self._socket.receive())["type"] == "websocket.receive":
+            try:
+                await self._take(message, group)
+            except GatewayError as error:
+                await self._send(error.body())
 
     async def _take(self, message: Message, group: asyncio.TaskGroup) -> None:
         """Begin an answer, or cancel one. Raises `GatewayError` for a message that is neither."""
         text = message.get("text")
-        body = text.encode(errors="replace") if text is not None else message["bytes"]
+        body = text.encode() if text is not None else message["bytes"]
         if len(body) > self._limits.body_bytes:
             raise body_too_large(self._limits)
         chat = read_object(body)
@@ -129,10 +136,11 @@ class _Session:
         await self._send(b'{"type":"cancelled"}')
 
     async def _answer(self, body: bytes) -> None:
-        end = await self._relay(body)
-        # First idle, then the end's message: the client may ask again as soon as it has it.
-        self._answering = None
-        await self._send(end)
+        with suppress(WebSocketDisconnect):  # The listener sees it too, and ends the session.
+            end = await self._relay(body)
+            # First idle, then the end's message: the client may ask again as soon as it has it.
+            self._answering = None
+            await self._send(end)
 
     async def _relay(self, body: bytes) -> bytes:
         """Send the answer's chunks, and return the message that ends it."""
@@ -145,6 +153,8 @@ class _Session:
             return cut_short().body()
         except GatewayError as error:
             return error.body()
+        except WebSocketDisconnect:
+            raise
         except Exception:  # the answer's root: its failure must not end the client's other chats
             _LOG.exception("A chat on a WebSocket failed.")
             return internal_error().body()
@@ -170,7 +180,4 @@ class _Session:
         return [*kept, (b"x-request-id", f"{name}-{self._asked}".encode())]
 
     async def _send(self, message: bytes) -> None:
-        try:
-            await self._socket.send_text(message.decode())
-        except WebSocketDisconnect:
-            return  # The next receive says the same, and ends the session.
+        await self._socket.send_text(message.decode(errors="replace"))

@@ -54,9 +54,7 @@ class Edge:
             await self._app(scope, _Capped(receive, self._limits), send)
         except ClientDisconnect:
             return
-        except (GatewayError, CutError) as error:
-            await self._fail(scope, receive, send, error)
-        except Exception as error:  # noqa: BLE001,RUF100  the task's root: nobody is above to tell
+        except Exception as error:  # the task's root: nobody is above to tell
             await self._fail(scope, receive, send, error)
 
     async def _fail(self, scope: Scope, receive: Receive, send: _Sender, error: Exception) -> None:

@@ -102,7 +102,7 @@ class _Report:
         return EventSourceResponse(
             self._events(answer),
             sep="\n",
-            ping_message_factory=lambda: ServerSentEvent(comment="ping"),
+            ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
             shutdown_grace_period=inf,
         )
 
@@ -116,7 +116,7 @@ class _Report:
                     texts.append(chunk.text)
                     yield _event({"token": chunk.text})
         except AnswerError as error:
-            yield ServerSentEvent(error.body.decode(), event="error", sep="\n")
+            yield ServerSentEvent(error.body.decode(errors="replace"), event="error", sep="\n")
             return
         yield _event({"done": True, **self._generated(answer, "".join(texts), tokens)})
 

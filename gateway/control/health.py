@@ -58,7 +58,7 @@ def router(view: GatewayView) -> APIRouter:
 
     @routes.get("/readyz")
     async def readyz() -> Response:
-        """Answer 200 once a model is served by a healthy endpoint, 503 before and while draining."""
+        """Answer 200 once a healthy endpoint serves a model; 503 before, and while draining."""
         if view.draining:
             return JSONResponse({"status": "draining"}, 503)
         if not served(view.models(), view.endpoints()):

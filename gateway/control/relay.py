@@ -1,9 +1,9 @@
-"""How is a request sent through the data path in a client's name, and dropped when the client leaves?"""
+"""How is a request asked in a client's name, and dropped when the client leaves?"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 
 from starlette.responses import Response, StreamingResponse
@@ -48,7 +48,7 @@ async def read_all(answer: Answer) -> bytes:
     return b"".join([piece async for piece in answer.body])
 
 
-async def read_chunks(answer: Answer) -> AsyncIterator[tuple[bytes, Chunk]]:
+async def read_chunks(answer: Answer) -> AsyncGenerator[tuple[bytes, Chunk], None]:
     """Yield a streamed answer's chunks, as JSON text and decoded.
 
     Reads past the last one to the end of the body, because leaving earlier would be a cancel.
@@ -83,4 +83,5 @@ async def _left(receive: Receive) -> None:
 
 
 async def _never() -> Message:
-    return await asyncio.get_running_loop().create_future()
+    message: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    return await message

@@ -1,4 +1,4 @@
-"""What may the control routes see of the running gateway, and how do they send a request through it?
+"""What may the control routes see of the gateway, and how do they send a request through it?
 
 Only these interfaces: the routes never hold a pool, a snapshot or a socket, so that the data path
 can change its shape without them, and they can be tested without it.
