@@ -1,0 +1,1 @@
+"""What an operator types, and what they read in answer; one file for each command."""

@@ -49,6 +49,15 @@ _WORDS: Mapping[str, str | Callable[[Mapping[str, object]], str]] = {
 """By error type of pydantic's (https://docs.pydantic.dev/latest/errors/validation_errors/)."""
 
 
+def complaints(error: ValidationError) -> list[ErrorDetails]:
+    """Return what pydantic says, without the sequences that it finds short by refused entries."""
+    return [
+        details
+        for details in error.errors(include_url=False)
+        if details["type"] != "too_short" or not details["input"]
+    ]
+
+
 def words(error: ErrorDetails) -> str:
     """Say what is wrong with a value, in words that can follow its key."""
     known = _WORDS.get(error["type"])
@@ -68,7 +77,7 @@ def explain(error: ValidationError, tree: Tree, file: str) -> Iterator[Problem]:
     pydantic compares names with each other only when everything else is right; that is made up
     for here, so that nothing stays hidden behind another error.
     """
-    for details in error.errors(include_url=False):
+    for details in complaints(error):
         loc, position = _place(details, tree)
         if not _is_broken(loc, tree):
             yield _problem(file, position, loc, _with_hint(details, loc))

@@ -33,9 +33,10 @@ def _off(value: object) -> object:
     return None if value == "off" or value is False else value
 
 
-Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-Port = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=65535)]
+# The constraints stand next to the type, or else the JSON Schema would not show them.
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_bool)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
+Port = Annotated[int, Field(ge=0, le=65535), BeforeValidator(_no_bool)]
 Text = Annotated[str, Field(min_length=1)]
 ClusterName = Annotated[str, AfterValidator(cluster_name)]
 ModelName = Annotated[str, AfterValidator(model_name)]
@@ -43,7 +44,7 @@ EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
 UrlPath = Annotated[str, AfterValidator(url_path)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
 Switchable = Annotated[Text | None, BeforeValidator(_off)]
-Weight = Annotated[float, BeforeValidator(_no_bool), Field(ge=0.001, le=1000, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0.001, le=1000, allow_inf_nan=False), BeforeValidator(_no_bool)]
 
 
 class Spec(BaseModel):

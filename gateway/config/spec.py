@@ -71,8 +71,7 @@ class Server(Spec):
         "Longer than the 60 s at which common load balancers stop reusing one (nginx: 75).",
     )
     head_timeout_s: Seconds = Field(
-        default=15,
-        description="Seconds for a whole request head (slow-loris guard).",
+        default=15, description="Seconds for a whole request head (slow-loris guard)."
     )
     body_timeout_s: Seconds = Field(
         default=15,

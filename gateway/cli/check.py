@@ -1,0 +1,62 @@
+"""Is this configuration file good, what does it amount to, and what may such a file hold?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gateway.config.load import load
+from gateway.config.problems import ConfigError
+from gateway.config.schema import schema
+from gateway.config.spec import Config
+
+
+def run(file: Path) -> int:
+    """Print the file's problems and return 1, or a summary of it and return 0."""
+    console = Console(highlight=False)
+    try:
+        config = load(file)
+    except ConfigError as error:
+        for problem in error.problems:
+            console.print(str(problem), markup=False, soft_wrap=True)
+        console.print(f"{_count(len(error.problems), 'problem')} found", style="red")
+        return 1
+    endpoints = sum(len(cluster.endpoints) for cluster in config.clusters.values())
+    parts = [
+        _count(len(config.clusters), "cluster"),
+        _count(endpoints, "endpoint"),
+        _count(len(config.models), "model"),
+    ]
+    console.print(f"{file} is valid: {', '.join(parts)}", markup=False, soft_wrap=True)
+    console.print(_table(config))
+    return 0
+
+
+def print_schema() -> None:
+    """Print the JSON Schema of configuration files to standard output."""
+    text = json.dumps(schema(), indent=2, ensure_ascii=False)
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+def _table(config: Config) -> Table:
+    table = Table("cluster", "endpoints", "balancer", "models", box=None, pad_edge=False)
+    for name, cluster in config.clusters.items():
+        models = [
+            f"{model} (also {', '.join(spec.aliases)})" if spec.aliases else model
+            for model, spec in config.models.items()
+            if spec.cluster == name
+        ]
+        table.add_row(
+            name,
+            "\n".join(endpoint.url for endpoint in cluster.endpoints),
+            cluster.balancer,
+            "\n".join(models) or "(discovered from /v1/models)",
+        )
+    return table
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

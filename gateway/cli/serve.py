@@ -1,0 +1,93 @@
+"""Which configuration does `sluice serve` run with, given a file or endpoints and overrides?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from rich.console import Console
+
+from gateway.config.explain import complaints, words
+from gateway.config.load import load
+from gateway.config.problems import ConfigError
+from gateway.config.spec import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line says; None is silence."""
+
+    host: str | None = None
+    port: int | None = None
+    balancer: str | None = None
+    access_log: str | None = None
+
+
+def run(file: Path | None, urls: Sequence[str], overrides: Overrides) -> int:
+    """Serve until stopped; return the exit code. Raises `typer.BadParameter` for wrong usage."""
+    if (file is None) is (not urls):
+        raise typer.BadParameter("give either --config FILE or --endpoint URL (once or more)")
+    if "" in (overrides.host, overrides.access_log):
+        raise typer.BadParameter("--host and --access-log must not be empty")
+    try:
+        config = from_urls(urls, overrides) if file is None else from_file(file, overrides)
+    except ConfigError as error:
+        console = Console(stderr=True, highlight=False)
+        for problem in error.problems:
+            console.print(str(problem), markup=False, soft_wrap=True)
+        return 1
+
+    from gateway.app import serve  # noqa: PLC0415 - a mistake in the file need not wait for it
+
+    return serve(config)
+
+
+def from_file(file: Path, overrides: Overrides) -> Config:
+    """Read the file and let the command line win. Raises `ConfigError`."""
+    if overrides.balancer is not None:
+        raise typer.BadParameter("--balancer goes with --endpoint; the file names each cluster's")
+    config = load(file)
+    server = {"host": overrides.host, "port": overrides.port}
+    given = {key: value for key, value in server.items() if value is not None}
+    config = config.model_copy(update={"server": config.server.model_copy(update=given)})
+    if overrides.access_log is None:
+        return config
+    logging = config.logging.model_copy(update={"access": _access(overrides.access_log)})
+    return config.model_copy(update={"logging": logging})
+
+
+def from_urls(urls: Sequence[str], overrides: Overrides) -> Config:
+    """Build a configuration for endpoints alone. Raises `typer.BadParameter`."""
+    try:
+        return Config.from_endpoints(
+            urls,
+            overrides.host,
+            overrides.port,
+            balancer=overrides.balancer,
+            access=_access(overrides.access_log or "-"),
+        )
+    except ValidationError as error:
+        raise typer.BadParameter("; ".join(map(_blame, complaints(error)))) from None
+
+
+def _blame(details: ErrorDetails) -> str:
+    match details["loc"]:
+        case ("clusters", _, "endpoints", int(index), *_):
+            option = f"--endpoint number {index + 1}"
+        case ("clusters", _, "balancer"):
+            option = "--balancer"
+        case ("logging", *_):
+            option = "--access-log"
+        case (_, field):
+            option = f"--{field}"
+        case loc:
+            raise AssertionError(loc)  # The command line can set nothing else.
+    return f"{option} {words(details)}"
+
+
+def _access(text: str) -> str | None:
+    return None if text == "off" else text
