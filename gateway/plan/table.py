@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.errors import model_not_found
 
@@ -58,10 +58,20 @@ def renamer(old: str, new: str) -> Callable[[bytes], bytes]:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """What `/v1/models` tells of a name."""
+
+    cluster: str
+    metadata: Mapping[str, Any]
+    """The engine's own entry; empty until an endpoint has listed it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """Every name that clients may use."""
 
     plans: Mapping[str, Plan]
+    entries: Mapping[str, Entry] = field(default_factory=dict)
 
     def lookup(self, model: str) -> Plan:
         """Return the plan for a name. Raises `GatewayError` 404."""

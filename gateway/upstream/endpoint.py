@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 
 class Health(StrEnum):
@@ -35,7 +36,9 @@ class Endpoint:
 
     def __init__(self, url: str, weight: float = 1.0, spec: ProbeSpec | None = None) -> None:
         self.url = url
-        self.id = url.partition("://")[2].rstrip("/")
+        parts = urlsplit(url)
+        port = "" if parts.port else ":443" if parts.scheme == "https" else ":80"
+        self.id = f"{parts.netloc}{port}{parts.path}".rstrip("/")
         """Its name in metrics and logs: host:port and the base path."""
         self.weight = weight
         self._spec = spec or ProbeSpec()

@@ -49,6 +49,8 @@ class Pool:
         self.forward_authorization = forward_authorization
         """Whether the client's own Authorization is for the engines."""
         self.endpoints = tuple(endpoints)
+        self.key = (cluster, *(endpoint.id for endpoint in endpoints))
+        """What makes two pools the same: their balancer's memory is kept over a new table."""
         self._clients = clients
         self._balancer = balancer
 

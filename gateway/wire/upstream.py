@@ -44,6 +44,7 @@ class Address:
     first_byte_s: float = 60.0
     idle_s: float = 30.0
     total_s: float = 600.0
+    max_idle: int = 1024
 
     @property
     def authority(self) -> str:
@@ -364,7 +365,7 @@ class Client:
 
     def release(self, connection: Connection, *, keep: bool) -> None:
         """Take a connection back after a whole response."""
-        if keep and connection.usable:
+        if keep and connection.usable and len(self._free) < self.address.max_idle:
             connection.idle_since = self._monotonic()
             self._free.append(connection)
         else:

@@ -1,0 +1,68 @@
+"""Which names do clients have, given the configuration and what the endpoints list?
+
+Pure in effect: reads clusters, returns a new table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.config.spec import Config
+from gateway.plan.table import Entry, Plan, Table, plan_for
+from gateway.upstream.cluster import Cluster
+from gateway.upstream.endpoint import Endpoint
+from gateway.upstream.pool import Pool
+
+
+def compile_table(config: Config, clusters: Mapping[str, Cluster], old: Table) -> Table:
+    """Build the table; pools whose members did not change are kept from `old`.
+
+    Configured models come first. A cluster that no model names serves what its endpoints list,
+    grouped by model id; a name that two clusters list belongs to the first.
+    """
+    plans: dict[str, Plan] = {}
+    entries: dict[str, Entry] = {}
+    named = {model.cluster for model in config.models.values()}
+    pools = {plan.pool.key: plan.pool for plan in old.plans.values()}
+    for name, model in config.models.items():
+        cluster = clusters[model.cluster]
+        pool = _pool(cluster, cluster.endpoints, pools)
+        upstream = model.upstream_model or name
+        metadata = _metadata(cluster, upstream)
+        for alias in (name, *model.aliases):
+            plans[alias] = plan_for(alias, name, pool, upstream)
+            entries[alias] = Entry(cluster.name, metadata)
+    for cluster in clusters.values():
+        if cluster.name in named:
+            continue
+        for model_id, endpoints in _listed(cluster).items():
+            if model_id not in plans:
+                pool = _pool(cluster, endpoints, pools)
+                plans[model_id] = plan_for(model_id, model_id, pool, model_id)
+                entries[model_id] = Entry(cluster.name, _metadata(cluster, model_id))
+    return Table(plans, entries)
+
+
+def _pool(cluster: Cluster, endpoints: list[Endpoint], known: dict[tuple[str, ...], Pool]) -> Pool:
+    key = (cluster.name, *(endpoint.id for endpoint in endpoints))
+    pool = known.get(key)
+    if pool is None:
+        pool = known[key] = cluster.pool(endpoints)
+    return pool
+
+
+def _listed(cluster: Cluster) -> dict[str, list[Endpoint]]:
+    found: dict[str, list[Endpoint]] = {}
+    for endpoint in cluster.endpoints:
+        for model_id in endpoint.models:
+            found.setdefault(model_id, []).append(endpoint)
+    return found
+
+
+def _metadata(cluster: Cluster, model_id: str) -> Mapping[str, Any]:
+    for entries in cluster.models.values():
+        for entry in entries:
+            if entry["id"] == model_id:
+                return entry
+    return {}

@@ -1,0 +1,125 @@
+"""What do the control routes see of a running gateway, and how do they ask through it?
+
+The implementations of the interfaces in `gateway.control.view`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from gateway import __version__
+from gateway.api.routes import ROUTES
+from gateway.clock import Clock
+from gateway.control.view import Answer, CutError, EndpointView, ModelView
+from gateway.plan.table import Table
+from gateway.upstream.cluster import Cluster
+from gateway.wire.guard import Headers, Limits, read_head
+from gateway.wire.queued import AbortedError, QueuedDownstream, ask
+from gateway.wire.types import Request, Serve
+
+# What /v1/models entries have beside an engine's own fields; those win where it gave them.
+_OWN_FIELDS = frozenset({"id", "object", "created", "owned_by"})
+
+
+class View:
+    """`gateway.control.view.GatewayView` over the real parts."""
+
+    version = __version__
+
+    def __init__(
+        self,
+        table: Callable[[], Table],
+        clusters: Mapping[str, Cluster],
+        registry: CollectorRegistry,
+        clock: Clock,
+    ) -> None:
+        self._table = table
+        self._clusters = clusters
+        self._registry = registry
+        self._clock = clock
+        self._started_at = clock.monotonic()
+        self._created = int(clock.wall())
+        self.draining = False
+
+    def drain(self) -> None:
+        """Say from now on that the gateway is going away."""
+        self.draining = True
+
+    def models(self) -> Sequence[ModelView]:
+        """Return every name that clients may use, aliases included."""
+        views: list[ModelView] = []
+        for name, entry in self._table().entries.items():
+            metadata = entry.metadata
+            kept = {key: value for key, value in metadata.items() if key not in _OWN_FIELDS}
+            created, owner = metadata.get("created"), metadata.get("owned_by")
+            views.append(
+                ModelView(
+                    name,
+                    created if isinstance(created, int) else self._created,
+                    owner if isinstance(owner, str) else "sluice",
+                    kept,
+                )
+            )
+        return views
+
+    def endpoints(self) -> Sequence[EndpointView]:
+        """Return every endpoint of every cluster."""
+        names: dict[tuple[str, str], list[str]] = {}
+        for name, plan in self._table().plans.items():
+            for endpoint in plan.pool.endpoints:
+                names.setdefault((plan.pool.cluster, endpoint.id), []).append(name)
+        return [
+            EndpointView(
+                endpoint.id,
+                cluster.name,
+                endpoint.url,
+                endpoint.available(),
+                endpoint.inflight,
+                tuple(names.get((cluster.name, endpoint.id), ())),
+            )
+            for cluster in self._clusters.values()
+            for endpoint in cluster.endpoints
+        ]
+
+    def uptime_s(self) -> float:
+        """Seconds since the gateway was made."""
+        return self._clock.monotonic() - self._started_at
+
+    def metrics_text(self) -> tuple[bytes, str]:
+        """Return the exposition of all metrics."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+
+class InProcess:
+    """`gateway.control.view.Ask`: the data path for the gateway's own routes."""
+
+    def __init__(self, serve: Serve, limits: Limits) -> None:
+        self._serve = serve
+        self._limits = limits
+
+    def __call__(
+        self, path: str, headers: Headers, body: bytes
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Send one POST; `path` must be a data-plane route. Raises `GatewayError` for a bad head."""
+        return self._ask(path, headers, body)
+
+    @asynccontextmanager
+    async def _ask(self, path: str, headers: Headers, body: bytes) -> AsyncIterator[Answer]:
+        # The host is ours: the client's own was checked on its way in.
+        head = read_head([(b"host", b"in-process"), *headers], self._limits)
+        request = Request(ROUTES[path.encode()], head, body, "")
+        async with ask(self._serve, request) as down:
+            status, fields = await down.head()
+            yield Answer(status, fields, _pieces(down))
+
+
+async def _pieces(down: QueuedDownstream) -> AsyncIterator[bytes]:
+    try:
+        async for piece in down.pieces():
+            yield piece
+    except AbortedError:
+        raise CutError from None
