@@ -174,6 +174,7 @@ class Talk:
         self._inbox: asyncio.Queue[Message] = asyncio.Queue()
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
         self._app = app
+        self._broken = False
         self._scope: dict[str, Any] = {
             "type": kind,
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -193,9 +194,7 @@ class Talk:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Talk:
-        self._task = asyncio.create_task(
-            self._app(self._scope, self._inbox.get, self._outbox.put)
-        )
+        self._task = asyncio.create_task(self._app(self._scope, self._inbox.get, self._take))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -214,6 +213,20 @@ class Talk:
         async with asyncio.timeout(PATIENCE_S):
             return await self._outbox.get()
 
+    def break_sends(self) -> None:
+        """From now on each send fails, as on a host that knows its client has left."""
+        self._broken = True
+
+    async def _take(self, message: Message) -> None:
+        if self._broken:
+            raise OSError("the client has left")
+        await self._outbox.put(message)
+
+    @property
+    def unread(self) -> int:
+        """Messages to the app that it has not asked for."""
+        return self._inbox.qsize()
+
     @property
     def silent(self) -> bool:
         """Whether everything that was sent has been heard."""
@@ -224,10 +237,18 @@ class Post(Talk):
     """One POST whose client may leave."""
 
     def __init__(
-        self, app: FastAPI, path: str, body: bytes, headers: Headers | None = None
+        self,
+        app: FastAPI,
+        path: str,
+        body: bytes,
+        headers: Headers | None = None,
+        *,
+        query: bytes = b"",
+        more_body: bool = False,
     ) -> None:
         super().__init__(app, "http", path, headers or [JSON])
-        self.say(type="http.request", body=body, more_body=False)
+        self._scope["query_string"] = query
+        self.say(type="http.request", body=body, more_body=more_body)
 
     def leave(self) -> None:
         self.say(type="http.disconnect")
