@@ -6,6 +6,7 @@ Pure. No message repeats a value: it could be a key.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -22,7 +23,7 @@ _BOOLEAN = "must be true or false"
 _MAPPING = "must be a mapping (lines of `key: value`)"
 _LIST = "must be a list"
 
-_WORDS: Mapping[str, str | Callable[[Mapping[str, object]], str]] = {
+_WORDS: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
     "missing": "is required",
     "int_type": _WHOLE,
     "int_parsing": _WHOLE,
@@ -40,9 +41,9 @@ _WORDS: Mapping[str, str | Callable[[Mapping[str, object]], str]] = {
     "string_type": "must be text",
     "string_too_short": "must not be empty",
     "too_short": "needs at least one entry",
-    "greater_than": lambda context: f"must be greater than {context['gt']}",
-    "greater_than_equal": lambda context: f"must be at least {context['ge']}",
-    "less_than_equal": lambda context: f"must be at most {context['le']}",
+    "greater_than": lambda context: f"must be greater than {context['gt']:g}",
+    "greater_than_equal": lambda context: f"must be at least {context['ge']:g}",
+    "less_than_equal": lambda context: f"must be at most {context['le']:g}",
     "literal_error": lambda context: f"must be {context['expected']}",
     "value_error": lambda context: str(context["error"]),
 }

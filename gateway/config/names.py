@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import urlsplit
 
 MAX_MODEL_CHARS = 200
 
 _CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})")
+_AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>.*))?")
+_PORT = re.compile(r"[0-9]{1,5}")
 # RFC 3986's pchar and "/", in other words what may stand in a request line.
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)*")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
@@ -76,18 +77,20 @@ def endpoint_url(text: str) -> str:
 
 
 def _authority(text: str) -> str:
-    try:
-        parts = urlsplit(f"//{text}")
-        host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise ValueError("has a host or port that cannot be read") from error
-    if text.endswith(":") or port == 0:
-        raise ValueError("must have a port from 1 to 65535 after the colon")
-    suffix = "" if port is None else f":{port}"
-    if text.startswith("["):
-        return f"[{_ipv6(host)}]{suffix}"
+    match = _AUTHORITY.fullmatch(text.lower())
+    if match is None:
+        raise ValueError("has a host that cannot be read")
+    port = match["port"]
+    if port is not None and not (_PORT.fullmatch(port) and 1 <= int(port) <= 65535):
+        raise ValueError(
+            "must have a port from 1 to 65535 after the colon (IPv6 addresses stand in brackets)"
+        )
+    suffix = "" if port is None else f":{int(port)}"
+    if match["ipv6"] is not None:
+        return f"[{_ipv6(match['ipv6'])}]{suffix}"
+    host = match["host"]
     if not _HOST.fullmatch(host) or ".." in host:
-        raise ValueError("has no valid host name (IPv6 addresses stand in brackets)")
+        raise ValueError("has no valid host name")
     return f"{host}{suffix}"
 
 

@@ -243,7 +243,7 @@ class _Builder:
 
 
 def _plain(text: str) -> str | int | float | bool | None:
-    """Give an unquoted scalar its meaning. Numbers of absurd length stay text."""
+    """Give an unquoted scalar its meaning. Integers of absurd length become floats."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if match := _INT.fullmatch(text):
