@@ -21,7 +21,7 @@ from gateway.api.routes import ROUTES
 from gateway.clock import Clock, SystemClock
 from gateway.config.spec import Config
 from gateway.control.app import build
-from gateway.host import Ready, announce, background_tasks, bind, handle_signals, make_server
+from gateway.host import Ready, background_tasks, bind, handle_signals, make_server, url_of
 from gateway.plan.compile import compile_table
 from gateway.plan.table import Table
 from gateway.proxy import Proxy
@@ -30,7 +30,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.record import Record, Recorder, line_of
 from gateway.upstream.cluster import Cluster
 from gateway.view import InProcess, View
-from gateway.wire.downstream import DataPlaneProtocol, Plane, sweep_connections
+from gateway.wire.downstream import Plane, sweep_connections
 from gateway.wire.guard import Limits
 
 _LOG = logging.getLogger("sluice")
@@ -106,7 +106,14 @@ class Gateway:
         config = self.config.server
         listener = bind(config.host, config.port)
         plane = Plane(ROUTES, self.proxy.serve, self._limits, config.keep_alive_s)
-        server = make_server(config, self.app, plane)
+        url = url_of(listener, config)
+
+        def started() -> None:
+            _LOG.info("listening on %s", url)
+            if ready is not None:
+                ready(url)
+
+        server = make_server(config, self.app, plane, started)
         async with AsyncExitStack() as stack:
             stack.callback(self.close)
             stack.callback(listener.close)
@@ -118,7 +125,6 @@ class Gateway:
                     start(watch.probe_forever(health.path, health.interval_s, health.timeout_s))
                     start(watch.list_forever(discovery.interval_s, discovery.timeout_s))
             start(self._sweep_forever(server))
-            start(announce(server, listener, config, ready))
             if signals:
                 stack.enter_context(handle_signals(server, self.view.drain))
             tune_gc()
@@ -167,7 +173,7 @@ def serve(config: Config) -> int:
         gateway = Gateway(config, SystemClock())
         uvloop.run(gateway.run())
     except OSError as error:
-        _LOG.error("%s", error)  # noqa: TRY400  a user's mistake, not ours: no traceback
+        _LOG.error("%s", error)
         return 1
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -18,8 +17,6 @@ from starlette.types import ASGIApp
 from gateway.config.spec import Server
 from gateway.wire.downstream import DataPlaneProtocol, Plane
 
-_LOG = logging.getLogger("sluice")
-
 BACKLOG = 4096
 """Connections that may wait while the loop is busy; the kernel's own cap is net.core.somaxconn."""
 
@@ -30,10 +27,21 @@ Ready = Callable[[str], None]
 class HostedServer(uvicorn.Server):
     """uvicorn's server, its signals left to the program that embeds it."""
 
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        """`started` is called once the server accepts connections."""
+        super().__init__(config)
+        self._on_started = started
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Do nothing: uvicorn's own raises the signal again at the end, which would end us first."""
+        """Do nothing: uvicorn's own raises the signal again, which would end us first."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -52,7 +60,9 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_server(config: Server, app: ASGIApp, plane: Plane) -> uvicorn.Server:
+def make_server(
+    config: Server, app: ASGIApp, plane: Plane, started: Callable[[], None]
+) -> uvicorn.Server:
     """Make the server whose connections are `DataPlaneProtocol`s."""
     protocol = functools.partial(DataPlaneProtocol, plane=plane)
     return HostedServer(
@@ -69,22 +79,17 @@ def make_server(config: Server, app: ASGIApp, plane: Plane) -> uvicorn.Server:
             timeout_graceful_shutdown=int(config.drain_s),
             ssl_certfile=config.tls.cert_file if config.tls else None,
             ssl_keyfile=config.tls.key_file if config.tls else None,
-        )
+        ),
+        started,
     )
 
 
-async def announce(
-    server: uvicorn.Server, listener: socket.socket, config: Server, ready: Ready | None
-) -> None:
-    """Say where the server listens, once it does."""
-    while not server.started:
-        await asyncio.sleep(0.01)
+def url_of(listener: socket.socket, config: Server) -> str:
+    """Return the base URL that a client on this machine would use."""
     host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    url = f"{'https' if config.tls else 'http'}://{shown}:{port}"
-    _LOG.info("listening on %s", url)
-    if ready is not None:
-        ready(url)
+    any_address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  compared, not bound
+    shown = any_address.get(host, f"[{host}]" if ":" in host else host)
+    return f"{'https' if config.tls else 'http'}://{shown}:{port}"
 
 
 @asynccontextmanager

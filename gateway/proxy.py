@@ -10,10 +10,10 @@ from collections.abc import Callable
 from random import Random
 
 from gateway.api.body import Facts
-from gateway.api.prepare import facts_of, upstream_body
+from gateway.api.prepare import Outgoing, outgoing, read_facts
 from gateway.api.routes import watcher_for
 from gateway.clock import Clock
-from gateway.dispatch.attempt import send
+from gateway.dispatch.attempt import send, send_streaming
 from gateway.dispatch.outcome import error_of, judge, outcome_of
 from gateway.errors import GatewayError, internal_error
 from gateway.model import Outcome
@@ -59,7 +59,7 @@ class Proxy:
             self._recorder.finish(record)
 
     async def _answer(self, request: Request, down: Downstream, record: Record) -> None:
-        facts = await facts_of(request, self._max_json_depth)
+        facts = await read_facts(request, self._max_json_depth)
         plan = self._plan(facts, record)
         with plan.pool.pick(plan.model) as lease:
             record.endpoint = lease.endpoint.id
@@ -82,27 +82,20 @@ class Proxy:
         route, head = request.route, request.head
         series = record.series
         assert series is not None  # noqa: S101  set by _plan
-        body, strips_usage = upstream_body(request, facts, plan)
         lines = lease.client.head(route.path)
         if head.authorization is not None and plan.pool.forward_authorization:
             lines += b"authorization: %b\r\n" % head.authorization
-        data = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (
-            lines,
-            head.forward,
-            record.request_id,
-            len(body),
-            body,
-        )
+        out = outgoing(request, facts, plan, record.request_id, lines)
 
         def watch() -> Watcher:
-            return watcher_for(route, facts, strip_usage=strips_usage)
+            return watcher_for(route, facts, strip_usage=out.strips_usage)
 
         def new_reply() -> Reply:
             return Reply(watch, plan.rename, series.inter_token, self._monotonic)
 
         result = "cancelled"
         try:
-            reply = await send(lease.client, data, new_reply, self._monotonic)
+            reply = await self._attempt(lease, out, new_reply)
             error = judge(reply, own_credentials=not plan.pool.forward_authorization)
             result = "ok" if error is None else error.code
         except UpstreamError as failure:
@@ -113,6 +106,11 @@ class Proxy:
         if error is not None:
             raise error
         return reply
+
+    async def _attempt(self, lease: Lease, out: Outgoing, new_reply: Callable[[], Reply]) -> Reply:
+        if out.rest is None:
+            return await send(lease.client, out.data, new_reply, self._monotonic)
+        return await send_streaming(lease.client, out.data, out.rest, new_reply, self._monotonic)
 
     async def _relay(
         self, reply: Reply, request: Request, down: Downstream, record: Record

@@ -104,7 +104,7 @@ class InProcess:
     def __call__(
         self, path: str, headers: Headers, body: bytes
     ) -> AbstractAsyncContextManager[Answer]:
-        """Send one POST; `path` must be a data-plane route. Raises `GatewayError` for a bad head."""
+        """Send one POST to a data-plane route. Raises `GatewayError` for a bad head."""
         return self._ask(path, headers, body)
 
     @asynccontextmanager

@@ -2,21 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
 from gateway.api.body import Facts, ask_for_usage, read_json, rename_model
+from gateway.api.form import boundary_of, find_model
 from gateway.plan.table import Plan
 from gateway.wire.types import Request
 
 
-async def facts_of(request: Request, max_json_depth: int) -> Facts:
-    """Read what routing and relaying need from the body. Raises `GatewayError` 400."""
-    return read_json(request.body, max_json_depth)
+@dataclass(slots=True)
+class Outgoing:
+    """One request as an engine gets it."""
+
+    data: bytes
+    """Head and body; with `rest` the head and the beginning of the body."""
+    strips_usage: bool = False
+    """Whether the usage chunk of the stream is our own wish, not the client's."""
+    rest: AsyncIterator[bytes] | None = None
+    """The body's further pieces, ready for the wire."""
 
 
-def upstream_body(request: Request, facts: Facts, plan: Plan) -> tuple[bytes, bool]:
-    """Return the body for the engine, and whether the usage chunk in its stream is our own wish."""
+async def read_facts(request: Request, max_json_depth: int) -> Facts:
+    """Read what routing and relaying need from the body.
+
+    Of a streamed form only as much is awaited as it takes to find the model; `request.body`
+    grows by that. Raises `GatewayError` 400.
+    """
+    if not request.route.multipart:
+        return read_json(request.body, max_json_depth)
+    boundary = boundary_of(request.head.content_type)
+    while True:
+        span = find_model(request.body, boundary, whole=request.rest is None)
+        if span is not None:
+            return Facts(model=request.body[span[0] : span[1]].decode())
+        piece = None if request.rest is None else await anext(request.rest, None)
+        if piece is None:
+            request.rest = None
+        else:
+            request.body += piece
+
+
+def outgoing(
+    request: Request, facts: Facts, plan: Plan, request_id: bytes, lines: bytes
+) -> Outgoing:
+    """Build the engine's request; `lines` are the request line and the fields it begins with."""
+    if request.route.multipart:
+        return _outgoing_form(request, plan, request_id, lines)
     body = request.body
     if plan.rename is not None:
         body = rename_model(body, plan.upstream_model)
-    if request.route.injects_usage and facts.stream is True and not facts.wants_usage:
-        return ask_for_usage(body, facts), True
-    return body, False
+    strips = request.route.injects_usage and facts.stream is True and not facts.wants_usage
+    if strips:
+        body = ask_for_usage(body, facts)
+    data = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+        lines,
+        request.head.forward,
+        request_id,
+        len(body),
+        body,
+    )
+    return Outgoing(data, strips)
+
+
+def _outgoing_form(request: Request, plan: Plan, request_id: bytes, lines: bytes) -> Outgoing:
+    body, length = request.body, request.head.content_length
+    if plan.rename is not None:
+        span = find_model(body, boundary_of(request.head.content_type), whole=True)
+        assert span is not None  # noqa: S101  read_facts has found it
+        body = b"".join((body[: span[0]], plan.upstream_model.encode(), body[span[1] :]))
+        if length is not None:
+            length += len(body) - len(request.body)
+    if request.rest is None:
+        length = len(body)
+    if length is None:
+        framing = b"transfer-encoding: chunked"
+        body = b"%x\r\n%b\r\n" % (len(body), body)
+    else:
+        framing = b"content-length: %d" % length
+    head = b"%b%bx-request-id: %b\r\n%b\r\n\r\n" % (
+        lines,
+        request.head.forward,
+        request_id,
+        framing,
+    )
+    rest = request.rest if length is not None or request.rest is None else _chunked(request.rest)
+    return Outgoing(head + body, rest=rest)
+
+
+async def _chunked(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from gateway.relay.reply import Reply
 from gateway.wire.types import UpstreamError
-from gateway.wire.upstream import Client
+from gateway.wire.upstream import Client, Connection
 
 
 async def send(
@@ -39,3 +39,34 @@ async def send(
 
 def _is_stale(error: UpstreamError | None) -> bool:
     return error is not None and error.stale
+
+
+async def send_streaming(
+    client: Client,
+    request: bytes,
+    rest: AsyncIterator[bytes],
+    new_reply: Callable[[], Reply],
+    monotonic: Callable[[], float],
+) -> Reply:
+    """Put a request to the endpoint whose body is still coming: `request`, then each of `rest`.
+
+    A body can be sent only once, so the connection is always a new one: it cannot be stale.
+    """
+    connection = await client.dial()
+    reply = new_reply()
+    try:
+        connection.send(request, reply, monotonic())
+        await _pump(connection, rest, reply)
+        await reply.ready()
+    except BaseException:  # As above; also a client's broken body.
+        connection.close()
+        raise
+    return reply
+
+
+async def _pump(connection: Connection, rest: AsyncIterator[bytes], reply: Reply) -> None:
+    async for piece in rest:
+        if reply.answered:
+            connection.leave_unfinished()  # It has answered without reading on: a refusal.
+            return
+        await connection.send_more(piece)

@@ -100,6 +100,11 @@ class Reply:
         return held[0] if len(held) == 1 else b"".join(held)
 
     @property
+    def answered(self) -> bool:
+        """Whether the engine has begun to answer, or cannot any more."""
+        return self.status != 0 or self.ended
+
+    @property
     def streams(self) -> bool:
         """Whether the body is a stream of events."""
         return self._splitter is not None

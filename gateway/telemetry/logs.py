@@ -68,7 +68,7 @@ class AccessLog(Generic[R]):
         self._thread.start()
 
     def write(self, record: R) -> None:
-        """Take one finished request. Costs an append: encoding and writing are the thread's work."""
+        """Take one finished request; encoding and writing it are the thread's work."""
         if len(self._pending) < MAX_PENDING:
             self._pending.append(record)
         else:

@@ -13,21 +13,22 @@ protocol like one of its own request cycles, so pipelining and shutdown treat bo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.errors import GatewayError, bad_request
 from gateway.model import ErrorShape, Route
+from gateway.wire.exchange import Exchange
 from gateway.wire.familiar import FamiliarHead
-from gateway.wire.guard import Head, Limits, body_too_large, head_too_large, read_head
-from gateway.wire.types import Request, Serve, Source
+from gateway.wire.guard import Head, Limits, head_too_large, read_head
+from gateway.wire.types import Serve
 
 MIN_BODY_BYTES_PER_S = 1024
 """A body that keeps this rate may take as long as it needs (Apache's mod_reqtimeout: 500)."""
@@ -57,159 +58,6 @@ class Plane:
     serve: Serve
     limits: Limits
     keep_alive_s: float = 75.0  # nginx's default; longer than clients keep theirs.
-
-
-class _Wake:
-    """Stands where uvicorn's cycle has an asyncio.Event, which nobody here waits for."""
-
-    __slots__ = ()
-
-    def set(self) -> None:
-        """Do nothing: the client's going is told through the exchange's task."""
-
-
-class Exchange:
-    """One data-plane request on its connection; the `Downstream` of `gateway.wire.types`."""
-
-    # Defaults live on the class: setting them all would cost a microsecond a request.
-    started = False
-    source: Source | None = None
-    task: asyncio.Task[None] | None = None
-    # What uvicorn's protocol reads and writes of its current cycle.
-    keep_alive = True
-    disconnected = False
-    more_body = True
-    response_complete = False
-    message_event = _Wake()
-    _chunked = False
-    _received = 0
-    _refusal: GatewayError | None = None
-
-    def __init__(self, protocol: DataPlaneProtocol, route: Route, head: Head) -> None:
-        self._protocol = protocol
-        self.route = route
-        self.head = head
-        self.body: list[bytes] = []
-
-    # The request's side.
-
-    def begin(self) -> None:
-        """It is this exchange's turn on the connection: serve it, or let its body come."""
-        if self._refusal is not None:
-            self._refuse(self._refusal)
-        elif not self.more_body:
-            self.serve()
-        elif self.head.expects_continue:
-            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def serve(self) -> None:
-        """Hand the whole request to the proxy core."""
-        protocol = self._protocol
-        parts = self.body
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        request = Request(self.route, self.head, body, protocol.peer)
-        self.task = protocol.loop.create_task(protocol.plane.serve(request, self))
-        protocol.tasks.add(self.task)
-
-    def receive(self, data: bytes) -> None:
-        """Take a piece of the request body."""
-        self._received += len(data)
-        if self._received > self._protocol.plane.limits.body_bytes:
-            self.refuse(
-                body_too_large(self._protocol.plane.limits), active=self._protocol.active is self
-            )
-        elif self._refusal is None:
-            self.body.append(data)
-
-    def complete(self, *, active: bool) -> None:
-        """The body is whole; serve the request if it is its turn."""
-        self.more_body = False
-        if active and self._refusal is None:
-            self.serve()
-
-    def refuse(self, error: GatewayError, *, active: bool = False) -> None:
-        """Give the request up: answer it with `error` now, or when its turn comes."""
-        if self._refusal is None:
-            self._refusal = error
-            self.body.clear()
-            if active:
-                self._refuse(error)
-
-    def _refuse(self, error: GatewayError) -> None:
-        lines = b"".join([b"%b: %b\r\n" % field for field in error.headers()])
-        self.keep_alive = False
-        self.respond(error.status, lines, error.body(self.route.shape))
-
-    # The answer's side.
-
-    def respond(self, status: int, headers: bytes, body: bytes) -> None:
-        """Answer with a whole response."""
-        self.started = True
-        keep = self.keep_alive and not self.more_body
-        protocol = self._protocol
-        protocol.transport.write(
-            b"%b%b%b%bcontent-length: %d\r\n\r\n%b"
-            % (
-                STATUS_LINE[status],
-                headers,
-                protocol.date_line(),
-                b"" if keep else b"connection: close\r\n",
-                len(body),
-                body,
-            )
-        )
-        self._complete()
-
-    def start(self, status: int, headers: bytes, length: int | None, source: Source) -> None:
-        """Begin a response whose body follows."""
-        self.started = True
-        self.source = source
-        if length is not None:
-            framing = b"content-length: %d\r\n" % length
-        elif self._protocol.http_1_0:
-            framing = b""  # The end of the connection is the end of the body.
-        else:
-            framing = b"transfer-encoding: chunked\r\n"
-            self._chunked = True
-        if not self.keep_alive:
-            framing += b"connection: close\r\n"
-        self._protocol.transport.write(b"".join((STATUS_LINE[status], headers, framing, b"\r\n")))
-        if self._protocol.write_paused:
-            source.pause()
-
-    def write(self, data: bytes) -> None:
-        """Send a piece of the body."""
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._protocol.transport.write(data)
-
-    def raw_writer(self) -> Callable[[bytes], None] | None:
-        """Return what writes bytes that are already in chunked coding."""
-        return self._protocol.transport.write if self._chunked else None
-
-    def finish(self, data: bytes = b"") -> None:
-        """Send the last piece and end the response."""
-        if self._chunked:
-            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-        if data:
-            self._protocol.transport.write(data)
-        self._complete()
-
-    def abort(self) -> None:
-        """Cut the connection: the client must not take what it has for the whole."""
-        self.response_complete = True
-        self._protocol.transport.abort()
-
-    def _complete(self) -> None:
-        self.source = None
-        self.response_complete = True
-        self._protocol.tasks.discard(self.task)
-        if self.more_body:
-            self._protocol.linger()
-            return
-        if not self.keep_alive:
-            self._protocol.transport.close()
-        self._protocol.on_response_complete()
 
 
 class DataPlaneProtocol(HttpToolsProtocol):
@@ -266,8 +114,10 @@ class DataPlaneProtocol(HttpToolsProtocol):
             data = self._take_left(data)
             if not data:
                 return
-        if self._deaf:
-            return
+        if not self._deaf:
+            self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         if self._phase is not Phase.BODY:
             self._head_bytes += len(data)
         first = self._phase is Phase.WAITING
@@ -278,14 +128,13 @@ class DataPlaneProtocol(HttpToolsProtocol):
                 self.handle_websocket_upgrade()
                 return
             self._reject(bad_request("This upgrade is not supported."))
-            return
         except httptools.HttpParserError as error:
             self._reject(self._refusal or bad_request(f"Invalid HTTP request: {error}."))
-            return
-        if first and self.active is not None:
-            self._learn(data, self.active)
-        if self._phase is Phase.HEAD and self._head_bytes > self.plane.limits.header_bytes:
-            self._reject(head_too_large(self.plane.limits))
+        else:
+            if first and self.active is not None:
+                self._learn(data, self.active)
+            if self._phase is Phase.HEAD and self._head_bytes > self.plane.limits.header_bytes:
+                self._reject(head_too_large(self.plane.limits))
 
     def _take_familiar(self, data: bytes) -> bool:
         """Take a request whose head is the last one's, without parsing it again."""
@@ -467,7 +316,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]  # as above
 
     @staticmethod
-    def _idle(cycle: Any) -> bool:  # noqa: ANN401  uvicorn's cycle or an exchange
+    def _idle(cycle: Any) -> bool:
         return cycle is None or cycle.response_complete
 
     def on_response_complete(self) -> None:

@@ -103,14 +103,18 @@ def read_head(headers: Headers, limits: Limits, *, http_1_0: bool = False) -> He
             named += [token.strip() for token in value.lower().split(b",")]
         else:
             _read_rare(head, name, value, http_1_0=http_1_0)
-    if size > limits.header_bytes or len(headers) > limits.headers:
-        raise head_too_large(limits)
+    _check_whole(size, len(headers), limits)
     if hosts != 1 and not (http_1_0 and hosts == 0):
         raise bad_request("The request needs exactly one Host header.")
     if named and not _PERSISTENCE.issuperset(named):
         forward = [line for line in forward if line.partition(b":")[0] not in named]
     head.forward = b"".join(forward)
     return head
+
+
+def _check_whole(size: int, count: int, limits: Limits) -> None:
+    if size > limits.header_bytes or count > limits.headers:
+        raise head_too_large(limits)
 
 
 def _check_host(value: bytes) -> None:

@@ -1,30 +1,24 @@
 """How does a request reach an engine, and its response come back?
 
-A keep-alive HTTP/1.1 client: one `Connection` (asyncio.Protocol, httptools' response parser) per
-socket, one `Client` per endpoint with a last-in-first-out free list, so that few connections stay
-warm and the rest age out. There is no task per connection and no timer per request: deadlines are
-fields that `Client.sweep` compares a few times a second.
+A keep-alive HTTP/1.1 client: one `Client` per endpoint, with a last-in-first-out free list of
+`Connection`s, so that few stay warm and the rest age out. There is no task per connection and no
+timer per request: deadlines are fields that `Client.sweep` compares a few times a second.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
-import httptools
-
-from gateway.wire.guard import Headers, ResponseHead, read_response_head
+from gateway.wire.connection import Connection
 from gateway.wire.familiar import FamiliarHead
-from gateway.wire.types import Receiver, UpstreamError
+from gateway.wire.guard import Headers, ResponseHead, read_response_head
+from gateway.wire.types import UpstreamError
 
 IDLE_EXPIRY_S = 4.0
 """vLLM (uvicorn) closes idle connections after 5 s; a request must not meet that moment."""
-
-MAX_HEAD_BYTES = 64 * 1024
 
 _CHANGING = frozenset({b"date"})
 """Fields whose value differs from response to response and does not travel on."""
@@ -51,256 +45,6 @@ class Address:
         """Host and port as a Host header has them."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
-
-
-def _is_one_chunk(data: bytes) -> bool:
-    """Say whether `data` is exactly one whole chunk of chunked coding that ends an SSE event."""
-    if not data.endswith(b"\n\n\r\n"):
-        return False
-    end = data.find(b"\r\n", 1, 9)
-    if end < 0:
-        return False
-    try:
-        size = int(data[:end], 16)
-    except ValueError:  # An extension, or no chunk at all: the parser decides.
-        return False
-    # int() allows a sign, underscores and spaces, which the digits of a size do not.
-    return size == len(data) - end - 4 and data[:end].isalnum()
-
-
-class Connection(asyncio.Protocol):
-    """One socket to an engine; carries one exchange at a time."""
-
-    __slots__ = (
-        "_aligned",
-        "_body",
-        "_chunk_done",
-        "_client",
-        "_fed",
-        "_head_done",
-        "_headers",
-        "_heard",
-        "_keeps_alive",
-        "_out_of_step",
-        "_parser",
-        "_receiver",
-        "_transport",
-        "_whole",
-        "exchanges",
-        "idle_since",
-        "quiet_until",
-        "total_until",
-    )
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport | None = None
-        self._receiver: Receiver | None = None
-        self._headers: Headers = []
-        self._body: list[bytes] = []
-        self._head_done = False
-        self._whole = False
-        self._fed = 0  # Bytes of this response's head; 0 also says that not a byte has come.
-        self._heard = False
-        self._aligned = False
-        self._chunk_done = False
-        self._keeps_alive = False
-        self._out_of_step = False
-        self.exchanges = 0
-        self.idle_since = 0.0
-        self.quiet_until = 0.0
-        self.total_until = 0.0
-
-    # The caller's side.
-
-    def send(self, data: bytes, receiver: Receiver, now: float) -> None:
-        """Write one whole request; its response goes to `receiver`."""
-        if self._transport is None:
-            receiver.lost(UpstreamError("The connection to the engine was lost.", stale=True))
-            return
-        receiver.begin(self)
-        address = self._client.address
-        self.exchanges += 1
-        self._receiver = receiver
-        self._head_done = self._whole = self._heard = False
-        self._aligned = self._chunk_done = False
-        self._fed = 0
-        self.quiet_until = now + address.first_byte_s
-        self.total_until = now + address.total_s
-        self._transport.write(data)
-
-    def pause(self) -> None:
-        """Stop reading from the engine; TCP tells it to wait."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume(self) -> None:
-        """Go on reading. The engine was not silent meanwhile: we were."""
-        self._heard = True
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def close(self) -> None:
-        """Drop the connection; an engine takes that as a cancelled request."""
-        self._receiver = None
-        if self._transport is not None:
-            # Not close(): that would first flush a request body that nobody waits for.
-            self._transport.abort()
-
-    @property
-    def usable(self) -> bool:
-        """Whether the connection may carry another exchange."""
-        return self._transport is not None and not self._transport.is_closing()
-
-    def expired(self, now: float) -> UpstreamError | None:
-        """Say which timer of the exchange under way has run out, if one has."""
-        if self._receiver is None:
-            return None
-        if now >= self.total_until:
-            return UpstreamError("The engine took longer than allowed in total.", timeout=True)
-        paused = self._transport is not None and not self._transport.is_reading()
-        if self._heard or paused:
-            self._heard = False
-            self.quiet_until = now + self._client.address.idle_s
-        if now < self.quiet_until:
-            return None
-        what = "went silent" if self._head_done else "did not answer in time"
-        return UpstreamError(f"The engine {what}.", timeout=True)
-
-    def fail(self, error: UpstreamError) -> None:
-        """End the exchange under way with `error` and drop the connection."""
-        receiver = self._receiver
-        self.close()
-        if receiver is not None:
-            receiver.lost(error)
-
-    # asyncio.Protocol.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport; small writes must not wait for Nagle."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it.
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse one read and hand its body on in one piece."""
-        receiver = self._receiver
-        if receiver is None:
-            self.close()  # Bytes that nobody asked for: the stream is out of step.
-            return
-        self._heard = True
-        if self._aligned:
-            if _is_one_chunk(data) and receiver.framed(data):
-                return
-            self._aligned = False
-        if not self._head_done:
-            if self._fed == 0 and self._take_familiar(data, receiver):
-                return
-            self._fed += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self.fail(UpstreamError(f"The engine sent invalid HTTP: {error}."))
-            return
-        if not self._head_done:
-            if self._fed > MAX_HEAD_BYTES:
-                self.fail(UpstreamError("The engine sent too large a response head."))
-            return
-        if self._whole and self._fed == len(data) and self._keeps_alive:
-            self._client.learn(data, self._parser.get_status_code(), self._headers)
-        if self._chunk_done and data.endswith(b"\r\n"):
-            # The parser stands between two chunks, where it may be left out (see `framed`).
-            self._aligned = not self._whole
-        self._deliver(receiver)
-
-    def _take_familiar(self, data: bytes, receiver: Receiver) -> bool:
-        """Take a whole response whose head is one that this endpoint has sent before."""
-        familiar = self._client.familiar
-        found = familiar.match(data)
-        if found is None or familiar.value is None or len(data) - found[1] != found[0]:
-            return False
-        self._receiver = None
-        # Released first: the receiver's caller may want a connection at once.
-        self._client.release(self, keep=True)
-        receiver.head(familiar.value)
-        receiver.data(data[found[1] :], last=True)
-        return True
-
-    def _deliver(self, receiver: Receiver) -> None:
-        parts = self._body
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
-        if self._whole:
-            self._receiver = None
-            self._client.release(self, keep=self._keeps_alive and not self._out_of_step)
-            receiver.data(body, last=True)
-        elif body:
-            receiver.data(body, last=False)
-
-    def eof_received(self) -> bool:
-        """Let the transport close; a body that ends with the connection is whole now."""
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the receiver, unless the end of the connection is the end of the body."""
-        self._transport = None
-        self._client.forget(self)
-        receiver, self._receiver = self._receiver, None
-        if receiver is None:
-            return
-        if self._head_done and exc is None and self._ends_with_connection():
-            receiver.data(b"", last=True)
-            return
-        stale = self._fed == 0 and self.exchanges > 1
-        reason = f": {exc}" if exc else ""
-        receiver.lost(UpstreamError(f"The engine closed the connection{reason}.", stale=stale))
-
-    def _ends_with_connection(self) -> bool:
-        names = {name for name, _ in self._headers}
-        return not names & {b"content-length", b"transfer-encoding"}
-
-    # httptools' callbacks.
-
-    def on_message_begin(self) -> None:
-        """Begin a response head (an interim one as well)."""
-        if self._whole:
-            self._out_of_step = True  # A second response to one request: trust nothing after it.
-        else:
-            self._headers = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header field; names in lower case."""
-        self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        """Show the head to the receiver, unless it is an interim one."""
-        status = self._parser.get_status_code()
-        if status < 200 or self._out_of_step:
-            return
-        self._head_done = True
-        if self._receiver is not None:
-            self._receiver.head(read_response_head(status, self._headers))
-
-    def on_body(self, data: bytes) -> None:
-        """Collect a piece of the body until the read ends."""
-        if not self._whole:
-            self._body.append(data)
-
-    def on_chunk_header(self) -> None:
-        """A chunk begins."""
-        self._chunk_done = False
-
-    def on_chunk_complete(self) -> None:
-        """A chunk has ended."""
-        self._chunk_done = True
-
-    def on_message_complete(self) -> None:
-        """Note the end of the response; an interim one has none."""
-        if self._head_done and not self._whole:
-            self._whole = True
-            self._keeps_alive = self._parser.should_keep_alive()
 
 
 class Client:
