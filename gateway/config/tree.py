@@ -153,20 +153,27 @@ class _Builder:
     problems: list[Problem] = field(default_factory=list)
     broken: set[Loc] = field(default_factory=set)
     visited: int = 0
+    depth: int = 0
 
     def build(self, node: Node, loc: Loc) -> object:
         """Return the node's value. Raises `ConfigError` when it is too deep or too large."""
         self.visited += 1
         if self.visited > MAX_NODES:
             raise self._hopeless(node, loc, f"expands to more than {MAX_NODES} values")
-        if len(loc) > MAX_DEPTH:
-            raise self._hopeless(
-                node, loc[:3], f"is nested deeper than {MAX_DEPTH} levels (an alias in itself?)"
-            )
+        # Counted, not taken from `loc`: merge keys go deeper in the same place.
+        if self.depth > MAX_DEPTH:
+            message = f"is nested deeper than {MAX_DEPTH} levels (an alias in itself?)"
+            raise self._hopeless(node, loc[:3], message)
         self.values.setdefault(loc, self._position(node))
         if node.tag not in _TAGS:
             self._break(node, loc, "has a YAML tag (!); tags are not supported")
             return None
+        self.depth += 1
+        value = self._value(node, loc)
+        self.depth -= 1
+        return value
+
+    def _value(self, node: Node, loc: Loc) -> object:
         if isinstance(node, MappingNode):
             return self._mapping(node, loc)
         if isinstance(node, SequenceNode):

@@ -182,7 +182,10 @@ def test_nesting_is_bounded() -> None:
     assert "nested deeper than 32 levels" in problems("[" * 5000)[0]
     chain = "".join(f"k{n}: &a{n} {{x: *a{n - 1}}}\n" for n in range(1, 60))
     assert "nested deeper than 32 levels" in problems(f"k0: &a0 1\n{chain}")[0]
-    assert "nested deeper than 32 levels" in problems("a: &a [*a]\n")[0]
+    for cycle in ("a: &a [*a]\n", "a: &a {b: *a}\n", "a: &a {<<: *a}\n", "a: &a {<<: [*a, *a]}\n"):
+        assert "nested deeper than 32 levels" in "".join(problems(cycle))
+    merges = "".join(f"k{n}: &a{n} {{<<: *a{n - 1}}}\n" for n in range(1, 2000))
+    assert "nested deeper than 32 levels" in problems(f"k0: &a0 {{}}\n{merges}")[0]
 
 
 def test_a_small_file_cannot_grow() -> None:
@@ -266,20 +269,28 @@ def test_the_process_environment_is_the_default(
 
 
 WORDS = (
-    "- ",
-    "? ",
-    ": ",
-    ", ",
-    ":\n",
-    "\n",
-    "\n  ",
-    "\n    ",
-    *re.split(
-        " {2,}",
-        "clusters  models  server  endpoints  url  cluster  aliases  timeouts  idle_s  <<  a  b  "
-        "http://gpu  http://gpu/  ${A}  ${B:-x}  ${  1  1.5  true  null  ~  off  &a  *a  !!str  !x  "
-        "{  }  [  ]  '  \"  #  |  \\  é  \x00  \x85  \u2028  \ufeff  \t  \r  %YAML 1.1\n  ---\n  ...\n",
+    *("- ", "? ", ": ", ", ", ":\n", "\n", "\n  ", "\n    ", "%YAML 1.1\n", "---\n", "...\n"),
+    *(
+        "{",
+        "}",
+        "[",
+        "]",
+        "'",
+        '"',
+        "#",
+        "|",
+        "\\",
+        "\t",
+        "\r",
+        "\0",
+        "\x85",
+        "\u2028",
+        "\ufeff",
+        "é",
     ),
+    *("clusters", "models", "server", "endpoints", "url", "cluster", "aliases", "timeouts"),
+    *("idle_s", "a", "b", "http://gpu", "http://gpu/", "1", "1.5", "true", "null", "~", "off"),
+    *("${A}", "${B:-x}", "${", "<<", "&a ", "*a ", "!!str ", "!x "),
 )
 
 
