@@ -1,0 +1,251 @@
+"""How do engines and a gateway in front of them come up together, with one command, and go down?
+
+    engines start ──all ready──► gateway runs ──it ended, or an engine died──► everything is stopped
+
+SIGINT and SIGTERM reach the gateway too, whose own handlers drain it; here they only matter before
+it runs, and a second time, as the user's "now": then nothing is waited for any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import httpx
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from engines import locate, vllm
+from engines.launch import Launch, http_url
+from engines.placement import Placement, place
+from engines.spec import SpecError, parse_spec
+from engines.supervisor import Death, Engine, EngineFailed, Supervisor
+
+RunGateway = Callable[[list[str], str, int], Awaitable[None]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What to bring up. `model` is a Hub id or a folder for vLLM, any name for the simulation."""
+
+    engine: Literal["sim", "vllm"]
+    model: str
+    replicas: int = 1
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+async def up(options: UpOptions, run_gateway: RunGateway, console: Console) -> int:
+    """Run engines and gateway until a signal comes or one of them ends; return the exit code.
+
+    `run_gateway(endpoint_urls, host, port)` must return when it has been told to stop by SIGINT or
+    SIGTERM, and raise OSError if it cannot listen. 0 if it returned; 1 if something failed or died,
+    with the reason on the console; 130 if a signal came before the engines were ready, or a second
+    one before all was done. No process is left over.
+    """
+    stopping = asyncio.Event()
+    hurrying = asyncio.Event()
+    whole = asyncio.current_task()
+
+    def on_signal() -> None:
+        if stopping.is_set() and whole is not None:
+            hurrying.set()
+            whole.cancel()
+        stopping.set()
+
+    with _signals(on_signal):
+        try:
+            return await _up(options, run_gateway, console, stopping)
+        except (SpecError, locate.VllmMissing) as error:
+            return _failed(f"cannot start {options.engine}: {error}", (), console)
+        except asyncio.CancelledError:
+            if whole is None or not hurrying.is_set():
+                raise
+            whole.uncancel()
+            return 130
+
+
+async def _up(
+    options: UpOptions, run_gateway: RunGateway, console: Console, stopping: asyncio.Event
+) -> int:
+    launches = plan_launches(options, os.environ)
+    async with Supervisor(console) as fleet:
+        started = await _first(_start_all(fleet, launches, console), stopping.wait())
+        if isinstance(started, EngineFailed):
+            return _failed(str(started), started.last_lines, console)
+        if not isinstance(started, list):
+            console.print("Stopped before the engines were ready.")
+            return 130
+        urls = [engine.url for engine in started]
+        ended = await _first(_serve(options, urls, run_gateway, console), fleet.first_death())
+        if isinstance(ended, Death):
+            return _failed(str(ended), ended.last_lines, console)
+        if isinstance(ended, OSError):
+            return _failed(f"the gateway cannot listen: {ended}", (), console)
+        return 0
+
+
+def plan_launches(options: UpOptions, env: Mapping[str, str]) -> list[Launch]:
+    """The processes to start, each at a port of its own.
+
+    Raises `SpecError` for options that cannot work, `VllmMissing` if there is no vLLM.
+    """
+    if options.engine == "sim":
+        return [_sim_launch(options.model, index, env) for index in range(options.replicas)]
+    command = locate.vllm_command(env)
+    placements = place(locate.devices(env), options.replicas)
+    return [
+        _vllm_launch(options.model, index, placement, command, env)
+        for index, placement in enumerate(placements)
+    ]
+
+
+def _sim_launch(model: str, index: int, env: Mapping[str, str]) -> Launch:
+    argv = (sys.executable, "-m", "engines.sim", "--port", "0", "--ready-line", "--model", model)
+    return Launch(f"sim-{index}", argv, {**env, "PYTHONUNBUFFERED": "1"})
+
+
+def _vllm_launch(
+    model: str, index: int, placement: Placement, command: tuple[str, ...], env: Mapping[str, str]
+) -> Launch:
+    folder = Path(model).expanduser()
+    local = folder.is_dir()
+    values: dict[str, object] = {
+        "model": str(folder.resolve()) if local else model,
+        # Clients name a model; where its folder lies is nobody's business.
+        "served_model_name": (folder.resolve().name,) if local else (),
+        "port": locate.free_port("127.0.0.1"),
+    }
+    if placement.devices:
+        values["env"] = {"CUDA_VISIBLE_DEVICES": ",".join(placement.devices)}
+    if placement.memory_share is not None:
+        values["gpu_memory_utilization"] = placement.memory_share
+    return vllm.launch(parse_spec(values), name=f"vllm-{index}", base_env=env, command=command)
+
+
+async def _start_all(
+    fleet: Supervisor, launches: list[Launch], console: Console
+) -> list[Engine] | EngineFailed:
+    """Start every engine at the same time; the first that fails ends the others."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    failure: EngineFailed | None = None
+    with Progress(*columns, console=console, transient=True) as progress:
+
+        async def start(launch: Launch) -> Engine:
+            row = progress.add_task(f"starting {launch.name}", total=None)
+            engine = await fleet.start(launch)
+            progress.update(row, description=f"{launch.name} is ready", total=1, completed=1)
+            return engine
+
+        try:
+            async with asyncio.TaskGroup() as starting:
+                tasks = [starting.create_task(start(launch)) for launch in launches]
+        except* EngineFailed as group:
+            failure = next(error for error in _leaves(group) if isinstance(error, EngineFailed))
+    return failure or [task.result() for task in tasks]
+
+
+async def _serve(
+    options: UpOptions, urls: list[str], run_gateway: RunGateway, console: Console
+) -> OSError | None:
+    """Run the gateway, and say where it is as soon as it answers."""
+    async with asyncio.TaskGroup() as group:
+        announcing = group.create_task(_announce(options, urls, console))
+        try:
+            await run_gateway(urls, options.host, options.port)
+        except OSError as error:
+            return error
+        finally:
+            announcing.cancel()
+    return None
+
+
+async def _announce(options: UpOptions, urls: list[str], console: Console) -> None:
+    base = http_url(options.host, options.port)
+    async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
+        while not await _answers(client, f"{base}/readyz"):  # noqa: ASYNC110  another server's state
+            await asyncio.sleep(0.1)
+        model = await _first_model(client, base) or options.model
+    say = console.print
+    say(f"\n[bold green]Sluice is ready[/] at [bold]{base}[/]", highlight=False)
+    for url in urls:
+        say(f"  engine {url}", highlight=False)
+    say("\nTry it:\n", highlight=False)
+    say(curl_line(base, model), markup=False, highlight=False, soft_wrap=True)
+    say("\nCtrl-C stops everything.\n", highlight=False)
+
+
+def curl_line(base: str, model: str) -> str:
+    """A command that streams an answer of this model, fit for pasting into any POSIX shell."""
+    quoted = model.replace("\\", "\\\\").replace('"', '\\"').replace("'", "'\\''")
+    body = (
+        f'{{"model": "{quoted}", "stream": true, '
+        '"messages": [{"role": "user", "content": "Hello!"}]}'
+    )
+    return f"curl -N {base}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+
+
+async def _answers(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await client.get(url)).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+async def _first_model(client: httpx.AsyncClient, base: str) -> str | None:
+    """The first model that the gateway lists, which is what a client must call it."""
+    try:
+        listed = (await client.get(f"{base}/v1/models")).json()
+        return str(listed["data"][0]["id"])
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        return None
+
+
+async def _first(*rivals: Coroutine[Any, Any, T]) -> T:
+    """Run all of them until one has ended, cancel the others, and return what the one returned."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(rival) for rival in rivals]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+    return next(task for task in tasks if task in done).result()
+
+
+def _leaves(group: BaseExceptionGroup[EngineFailed]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+@contextlib.contextmanager
+def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
+    """Call back on SIGINT and SIGTERM. The gateway's own handlers come and go on top of these."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _failed(reason: str, last_lines: tuple[str, ...], console: Console) -> int:
+    """Say why, after an engine's last lines, which its peers' may have pushed out of sight."""
+    if last_lines:
+        console.print("\n[bold]Its last lines:[/]", highlight=False)
+    for line in last_lines:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    console.print("[bold red]Stopped:[/]", highlight=False, end=" ")
+    console.print(reason, markup=False, highlight=False, soft_wrap=True)
+    return 1
