@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 from random import Random
 
-from gateway.api.body import Facts
-from gateway.api.prepare import Outgoing, outgoing, read_facts
+from gateway.api.body import Facts, read_json
+from gateway.api.prepare import outgoing, read_form
 from gateway.api.routes import watcher_for
 from gateway.clock import Clock
 from gateway.dispatch.attempt import send, send_streaming
@@ -59,7 +59,10 @@ class Proxy:
             self._recorder.finish(record)
 
     async def _answer(self, request: Request, down: Downstream, record: Record) -> None:
-        facts = await read_facts(request, self._max_json_depth)
+        if request.route.multipart:
+            facts = await read_form(request)
+        else:
+            facts = read_json(request.body, self._max_json_depth)
         plan = self._plan(facts, record)
         with plan.pool.pick(plan.model) as lease:
             record.endpoint = lease.endpoint.id
@@ -95,7 +98,12 @@ class Proxy:
 
         result = "cancelled"
         try:
-            reply = await self._attempt(lease, out, new_reply)
+            if out.rest is None:
+                reply = await send(lease.client, out.data, new_reply, self._monotonic)
+            else:
+                reply = await send_streaming(
+                    lease.client, out.data, out.rest, new_reply, self._monotonic
+                )
             error = judge(reply, own_credentials=not plan.pool.forward_authorization)
             result = "ok" if error is None else error.code
         except UpstreamError as failure:
@@ -107,11 +115,6 @@ class Proxy:
             raise error
         return reply
 
-    async def _attempt(self, lease: Lease, out: Outgoing, new_reply: Callable[[], Reply]) -> Reply:
-        if out.rest is None:
-            return await send(lease.client, out.data, new_reply, self._monotonic)
-        return await send_streaming(lease.client, out.data, out.rest, new_reply, self._monotonic)
-
     async def _relay(
         self, reply: Reply, request: Request, down: Downstream, record: Record
     ) -> None:
@@ -120,7 +123,7 @@ class Proxy:
         try:
             reply.splice(down, b"%bx-request-id: %b\r\n" % (reply.lines, record.request_id))
             if not reply.ended:
-                await reply.finished()
+                await reply.news()
         finally:
             record.first_at = reply.first_at
             record.usage = reply.usage

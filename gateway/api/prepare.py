@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from gateway.api.body import Facts, ask_for_usage, read_json, rename_model
+from gateway.api.body import Facts, ask_for_usage, rename_model
 from gateway.api.form import boundary_of, find_model
 from gateway.plan.table import Plan
 from gateway.wire.types import Request
@@ -23,14 +23,11 @@ class Outgoing:
     """The body's further pieces, ready for the wire."""
 
 
-async def read_facts(request: Request, max_json_depth: int) -> Facts:
-    """Read what routing and relaying need from the body.
+async def read_form(request: Request) -> Facts:
+    """Read the model from a form, awaiting only as much of a streamed one as that takes.
 
-    Of a streamed form only as much is awaited as it takes to find the model; `request.body`
-    grows by that. Raises `GatewayError` 400.
+    `request.body` grows by what was awaited. Raises `GatewayError` 400.
     """
-    if not request.route.multipart:
-        return read_json(request.body, max_json_depth)
     boundary = boundary_of(request.head.content_type)
     while True:
         span = find_model(request.body, boundary, whole=request.rest is None)
@@ -69,7 +66,7 @@ def _outgoing_form(request: Request, plan: Plan, request_id: bytes, lines: bytes
     body, length = request.body, request.head.content_length
     if plan.rename is not None:
         span = find_model(body, boundary_of(request.head.content_type), whole=True)
-        assert span is not None  # noqa: S101  read_facts has found it
+        assert span is not None  # noqa: S101  read_form has found it
         body = b"".join((body[: span[0]], plan.upstream_model.encode(), body[span[1] :]))
         if length is not None:
             length += len(body) - len(request.body)

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable
 
 from gateway.relay.reply import Reply
 from gateway.wire.types import UpstreamError
-from gateway.wire.upstream import Client, Connection
+from gateway.wire.connection import Connection
+from gateway.wire.upstream import Client
 
 
 async def send(
@@ -28,7 +29,8 @@ async def send(
         reply = new_reply()
         try:
             connection.send(request, reply, now)
-            await reply.ready()
+            if not reply.ready:
+                await reply.news()
         except BaseException:  # Cancelled: the engine must see its client leave.
             connection.close()
             raise
@@ -57,7 +59,8 @@ async def send_streaming(
     try:
         connection.send(request, reply, monotonic())
         await _pump(connection, rest, reply)
-        await reply.ready()
+        if not reply.ready:
+            await reply.news()
     except BaseException:  # As above; also a client's broken body.
         connection.close()
         raise

@@ -79,17 +79,17 @@ class Reply:
 
     # The coroutine's side.
 
-    async def ready(self) -> None:
-        """Wait for the commit point: something that may be shown, or a failure."""
-        if not self._is_ready():
-            await self._wait()
+    @property
+    def ready(self) -> bool:
+        """Whether the commit point is reached: there is something to show, or a failure."""
+        if self.ended:
+            return True
+        if self._watcher is not None:
+            return self._watcher.started
+        return self._held_bytes > HOLD_BYTES
 
-    async def finished(self) -> None:
-        """Wait until the response has ended, well or not."""
-        if not self.ended:
-            await self._wait()
-
-    def _wait(self) -> asyncio.Future[None]:
+    def news(self) -> asyncio.Future[None]:
+        """Return what to await for: until committed `ready`, after that `ended`."""
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
 
@@ -214,7 +214,7 @@ class Reply:
     def _hold(self, out: bytes) -> None:
         if out:
             self._held.append(out)
-        if self._is_ready():
+        if self.ready:
             self._wake()
 
     def _take_plain(self, data: bytes, *, last: bool) -> None:
@@ -230,7 +230,7 @@ class Reply:
         self._held_bytes += len(data)
         if last:
             self._judge_plain()
-        if self._is_ready():
+        if self.ready:
             self._wake()
 
     def _judge_plain(self) -> None:
@@ -263,13 +263,6 @@ class Reply:
         elif out:
             self._held.append(out)
         self._wake()
-
-    def _is_ready(self) -> bool:
-        if self.ended:
-            return True
-        if self._watcher is not None:
-            return self._watcher.started
-        return self._held_bytes > HOLD_BYTES
 
     def _wake(self) -> None:
         waiter = self._waiter

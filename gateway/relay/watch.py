@@ -216,9 +216,12 @@ def read_error(error: object) -> Failure:
     return Failure(f"The engine failed: {error or 'no reason given'}")
 
 
-_USAGE_KEY = re.compile(rb'"usage"\s?:\s?\{')
-_PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s?:\s?(\d{1,12})')
-_COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s?:\s?(\d{1,12})')
+# As vLLM writes it; the other two find the numbers in any order and under either API's names.
+_VLLM_USAGE = re.compile(
+    rb'"usage":\{"prompt_tokens":(\d{1,12}),"total_tokens":\d+(?:,"completion_tokens":(\d{1,12}))?'
+)
+_PROMPT = re.compile(rb'"(?:prompt|input)_tokens": ?(\d{1,12})')
+_COMPLETION = re.compile(rb'"(?:completion|output)_tokens": ?(\d{1,12})')
 
 
 def usage_of(body: bytes) -> Usage:
@@ -227,23 +230,25 @@ def usage_of(body: bytes) -> Usage:
     Engines write `usage` near the end, so the search begins there and a long answer or a large
     embedding is not scanned.
     """
-    at = body.rfind(b'"usage"')
-    if at < 0 or _USAGE_KEY.match(body, at) is None:
+    at = body.rfind(b'"usage":')
+    if at < 0:
         return Usage()
+    match = _VLLM_USAGE.match(body, at)
+    if match is not None:
+        return Usage(int(match[1]), int(match[2] or 0), exact=True)
     prompt, completion = _PROMPT.search(body, at), _COMPLETION.search(body, at)
     return Usage(
-        int(prompt.group(1)) if prompt else 0,
-        int(completion.group(1)) if completion else 0,
-        exact=True,
+        int(prompt[1]) if prompt else 0, int(completion[1]) if completion else 0, exact=True
     )
 
 
+_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*[^n\s]')  # Not null.
 _ABORTED = re.compile(rb'"finish_reason"\s?:\s?"abort"')
 
 
 def failure_of(body: bytes) -> Failure | None:
     """Say whether a whole JSON answer with status 200 is an error in disguise."""
-    if body.lstrip()[:8] == b'{"error"' and not body.startswith(b'{"error":null'):
+    if _ERROR.match(body):
         try:
             error = msgspec.json.decode(body).get("error")
         except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
-import msgspec
-
 MAX_PENDING = 100_000
 """Lines kept for a slow disk: about 40 MB."""
 
@@ -24,34 +22,10 @@ R = TypeVar("R")
 _LOG = logging.getLogger("sluice.access")
 
 
-class AccessLine(msgspec.Struct, gc=False, omit_defaults=True):
-    """One finished request. Keys, prompts and answers are never part of it."""
-
-    ts: float
-    """Seconds since the epoch at the end of the request."""
-    request_id: str
-    route: str
-    model: str
-    status: int
-    """What the client saw; 499 when it had left."""
-    outcome: str
-    duration_ms: float
-    endpoint: str = ""
-    client: str = ""
-    stream: bool = False
-    ttft_ms: float | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    error: str = ""
-    """The error code, where the answer was an error of the gateway's."""
-
-
 class AccessLog(Generic[R]):
     """JSON lines to a file or to standard output, made from whatever a request left behind."""
 
-    def __init__(
-        self, target: str, line_of: Callable[[R], AccessLine], interval_s: float = 0.2
-    ) -> None:
+    def __init__(self, target: str, line_of: Callable[[R], str], interval_s: float = 0.2) -> None:
         """`target` is a path, or "-" for standard output. Raises `OSError`."""
         self._line_of = line_of
         self._file: IO[bytes] = (
@@ -59,7 +33,6 @@ class AccessLog(Generic[R]):
         )
         self._owns_file = target != "-"
         self._interval_s = interval_s
-        self._encode = msgspec.json.Encoder().encode
         self._pending: deque[R] = deque()  # Its ends are safe between two threads.
         self.dropped = 0
         """Lines that were lost to a slow or full disk."""
@@ -90,10 +63,9 @@ class AccessLog(Generic[R]):
         records = [self._pending.popleft() for _ in range(len(self._pending))]
         if not records:
             return
-        lines = [self._encode(self._line_of(record)) for record in records]
-        lines.append(b"")
+        lines = "".join([self._line_of(record) for record in records])
         try:
-            self._file.write(b"\n".join(lines))
+            self._file.write(lines.encode())
             self._file.flush()
         except (OSError, ValueError) as error:
             if not self.dropped:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import json
+
 from gateway.clock import Clock
 from gateway.model import Outcome, Usage
-from gateway.telemetry.logs import AccessLine, AccessLog
+from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import UNKNOWN_MODEL, Metrics, Series
+
+_NO_USAGE = Usage()
 
 
 class Record:
@@ -60,23 +65,29 @@ class Recorder:
             self._log.write(record)
 
 
-def line_of(record: Record) -> AccessLine:
-    """Return the access-log line of a finished record."""
-    first_s = record.first_at - record.started_at if record.first_at else None
-    usage = record.usage or Usage()
-    return AccessLine(
-        ts=round(record.wall_at, 3),
-        request_id=record.request_id.decode(),
-        route=record.route,
-        model=record.model,
-        status=record.status,
-        outcome=record.outcome,
-        duration_ms=round((record.ended_at - record.started_at) * 1e3, 3),
-        endpoint=record.endpoint,
-        client=record.client,
-        stream=record.stream,
-        ttft_ms=None if first_s is None else round(first_s * 1e3, 3),
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        error=record.error,
+_quoted = functools.lru_cache(maxsize=1024)(json.dumps)
+"""Models, endpoints and clients repeat; a JSON string of each is made once."""
+
+
+def line_of(record: Record) -> str:
+    """Return the access-log line of a finished record: one JSON object, times in milliseconds.
+
+    Keys, prompts and answers are never part of it. `ttft_ms` is there for streams that brought
+    an event, `error` where the answer was one of the gateway's errors. Formatted by hand because
+    an encoder's object for it would cost 1 µs a request more.
+    """
+    usage = record.usage or _NO_USAGE
+    line = (
+        f'{{"ts":{record.wall_at:.3f},"request_id":"{record.request_id.decode()}",'
+        f'"route":"{record.route}","model":{_quoted(record.model)},"status":{record.status},'
+        f'"outcome":"{record.outcome}",'
+        f'"duration_ms":{(record.ended_at - record.started_at) * 1e3:.3f},'
+        f'"endpoint":{_quoted(record.endpoint)},"client":{_quoted(record.client)},'
+        f'"stream":{"true" if record.stream else "false"},'
+        f'"prompt_tokens":{usage.prompt_tokens},"completion_tokens":{usage.completion_tokens}'
     )
+    if record.first_at:
+        line += f',"ttft_ms":{(record.first_at - record.started_at) * 1e3:.3f}'
+    if record.error:
+        line += f',"error":{_quoted(record.error)}'
+    return line + "}\n"

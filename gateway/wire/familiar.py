@@ -20,11 +20,11 @@ _CREDIT = 8
 class FamiliarHead(Generic[T]):
     """The last head that could be learnt, and what it was found to mean."""
 
-    __slots__ = ("_credit", "_length_at", "_literals", "value")
+    __slots__ = ("_credit", "_holes", "_literals", "value")
 
     def __init__(self) -> None:
         self._literals: list[bytes] = []
-        self._length_at = 0
+        self._holes: list[tuple[bytes, bool]] = []
         self._credit = _CREDIT
         self.value: T | None = None
 
@@ -35,11 +35,11 @@ class FamiliarHead(Generic[T]):
             return None
         at = len(literals[0])
         length = b""
-        for index, literal in enumerate(literals[1:]):
+        for literal, is_length in self._holes:
             end = data.find(b"\r\n", at)
-            if end < 0 or not data.startswith(literal, end):
+            if not data.startswith(literal, end):  # Also where `end` is -1.
                 return None
-            if index == self._length_at:
+            if is_length:
                 length = data[at:end]
             at = end + len(literal)
         # Nine digits are 1 GB: above any cap, below any overflow.
@@ -72,6 +72,9 @@ class FamiliarHead(Generic[T]):
             literals.append(literal + name + colon)
             literal = b"\r\n"
         if len(lengths) == 1:
-            self._literals = [*literals, literal + b"\r\n"]
-            self._length_at = lengths[0]
+            literals.append(literal + b"\r\n")
+            self._literals = literals
+            self._holes = [
+                (after, index == lengths[0]) for index, after in enumerate(literals[1:])
+            ]
             self.value = value
