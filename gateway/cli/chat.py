@@ -31,6 +31,7 @@ CONNECT_S = 5.0
 READ_S = 300.0
 """A long prompt on a busy engine may take minutes to its first token; Ctrl-C is the shorter way."""
 
+_PROMPT = "you> "
 _HELP = "/new forgets the conversation, /exit ends, Ctrl-C stops an answer"
 # Everything that could move the cursor or colour the terminal; answers are not to be trusted.
 _UNSAFE = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -224,9 +225,13 @@ def _typed(notes: Console) -> Iterator[str]:
     """Yield what is typed at the prompt, until Ctrl-D or Ctrl-C."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401, PLC0415 - gives input() line editing, where it exists
+    # input() writes its prompt to standard output, where only answers go if that is a pipe.
+    has_screen = sys.stdout.isatty()
     while True:
         try:
-            yield input("you> ")
+            if not has_screen:
+                notes.print(_PROMPT, end="")
+            yield input(_PROMPT if has_screen else "")
         except (EOFError, KeyboardInterrupt):
             notes.print()
             return

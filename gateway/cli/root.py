@@ -7,22 +7,14 @@ Only typer is imported here. Each command imports its own module when it runs, s
 # ruff: noqa: PLC0415 - imports inside the commands are this module's purpose, see above.
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 ConfigOption = typer.Option("-c", "--config", metavar="FILE", help="YAML configuration file.")
 HostOption = typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
 PortOption = typer.Option("--port", min=0, max=65535, help="Port for clients; 0: any free one.")
-
-
-class Engine(StrEnum):
-    """What `sluice up` can start."""
-
-    SIM = "sim"
-    VLLM = "vllm"
 
 
 def build() -> typer.Typer:
@@ -77,12 +69,17 @@ def serve(
 
 
 def up(
-    engine: Annotated[Engine, typer.Option(help="Simulated engines, or vLLM.")] = Engine.SIM,
+    engine: Annotated[
+        Literal["sim", "vllm"], typer.Option(help="Simulated engines, or vLLM.")
+    ] = "sim",
     model: Annotated[
         str | None,
-        typer.Option(metavar="PATH_OR_ID", help="Model to serve; vLLM needs one."),
+        typer.Option(metavar="PATH_OR_ID", help="Folder or Hub id; vLLM needs one."),
     ] = None,
-    replicas: Annotated[int | None, typer.Option(min=1, help="How many engines to start.")] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Engines to start. [default: 3 sim, 1 vllm]"),
+    ] = None,
     port: Annotated[int, PortOption] = 8000,
     host: Annotated[str, HostOption] = "127.0.0.1",
 ) -> None:
@@ -94,25 +91,22 @@ def up(
 
       sluice up --engine vllm --model TinyLlama/TinyLlama-1.1B-Chat-v1.0 --replicas 2
     """
+    if engine == "vllm" and not model:
+        raise typer.BadParameter("--engine vllm needs --model with a folder or a Hub id")
+
     import asyncio
 
     import uvloop
     from rich.console import Console
 
     from gateway.app import run_endpoints
+    from gateway.cli.up import UpOptions
     from gateway.cli.up import up as start
 
-    main = start(
-        engine=engine.value,
-        model=model,
-        replicas=replicas,
-        port=port,
-        host=host,
-        run_gateway=run_endpoints,
-        console=Console(),
-    )
+    count = replicas or (3 if engine == "sim" else 1)
+    options = UpOptions(engine, model or "sim", count, host, port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        raise typer.Exit(runner.run(main))
+        raise typer.Exit(runner.run(start(options, run_endpoints, Console())))
 
 
 def check(config: Annotated[Path, ConfigOption]) -> None:

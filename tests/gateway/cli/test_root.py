@@ -1,0 +1,203 @@
+"""Do the commands take what they say, and end with the right code?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import gateway
+from gateway.cli.root import build
+from gateway.config.spec import Config
+
+GOOD = "clusters: {gpu: {endpoints: [{url: 'http://gpu-1:8000'}]}}\n"
+
+
+def sluice(*arguments: str) -> Result:
+    """Run the command line in this process."""
+    return CliRunner().invoke(build(), arguments, prog_name="sluice", env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The configurations that `serve` would have run; the server itself is left out."""
+    configs: list[Config] = []
+
+    def serve(config: Config) -> int:
+        configs.append(config)
+        return 0
+
+    app = ModuleType("gateway.app")
+    app.serve = serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gateway.app", app)
+    return configs
+
+
+def test_version_is_the_package_s() -> None:
+    """`sluice version` names the version that is installed."""
+    result = sluice("version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"sluice {gateway.__version__} ")
+
+
+@pytest.mark.parametrize("command", ["serve", "up", "check", "schema", "chat"])
+def test_every_command_explains_itself(command: str) -> None:
+    """--help says how to call it, with an example that begins with its name."""
+    result = sluice(command, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.stdout
+    assert f"sluice {command}" in result.stdout.partition("Example")[2]
+
+
+def test_wrong_usage_is_code_2() -> None:
+    """Unknown commands and options, and missing ones, are the caller's mistakes."""
+    for arguments in (["frobnicate"], ["serve", "--prot", "1"], ["check"], ["serve"], []):
+        assert sluice(*arguments).exit_code == 2, arguments
+
+
+def test_the_command_line_starts_light() -> None:
+    """--help and version load neither the server's, the client's nor the configuration's parts."""
+    code = "import sys, gateway.__main__; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
+    heavy = {"pydantic", "fastapi", "uvicorn", "httpx", "asyncio", "yaml"}
+    assert heavy & set(loaded.stdout.split()) == set()
+
+
+def test_serve_builds_a_configuration_from_endpoints(served: list[Config]) -> None:
+    """Zero configuration, with the options of the command line."""
+    result = sluice(
+        *("serve", "--endpoint", "http://a:1", "--endpoint", "http://b:1"),
+        *("--host", "127.0.0.1", "--port", "0", "--balancer", "least_inflight"),
+        *("--access-log", "off"),
+    )
+    assert result.exit_code == 0, result.output
+    (config,) = served
+    cluster = config.clusters["default"]
+    assert [endpoint.url for endpoint in cluster.endpoints] == ["http://a:1", "http://b:1"]
+    assert cluster.balancer == "least_inflight"
+    assert (config.server.host, config.server.port) == ("127.0.0.1", 0)
+    assert config.logging.access is None
+
+
+def test_serve_lets_the_command_line_win_over_the_file(
+    served: list[Config], tmp_path: Path
+) -> None:
+    """--host, --port and --access-log replace the file's values; silence keeps them."""
+    file = tmp_path / "sluice.yaml"
+    file.write_text(GOOD + "server: {port: 1, host: h}\nlogging: {access: a.log}\n")
+    assert sluice("serve", "-c", str(file)).exit_code == 0
+    assert sluice("serve", "-c", str(file), "--port", "2", "--access-log", "b").exit_code == 0
+    found = [(each.server.host, each.server.port, each.logging.access) for each in served]
+    assert found == [("h", 1, "a.log"), ("h", 2, "b")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--endpoint", "http://a", "--endpoint", "gpu"], "--endpoint number 2 must begin with"),
+        (["--endpoint", "http://a/v1"], "must not end in /v1"),
+        (["--endpoint", "http://a", "--balancer", "best"], "--balancer is not a balancer"),
+        (["--endpoint", "http://a", "--host", ""], "must not be empty"),
+        (["--endpoint", "http://a", "-c", "f"], "either --config FILE or --endpoint"),
+        (["--endpoint", "http://a", "--port", "70000"], "--port"),
+        (["-c", "f", "--balancer", "round_robin"], "--balancer goes with --endpoint"),
+    ],
+)
+def test_serve_refuses_wrong_usage(served: list[Config], arguments: list[str], said: str) -> None:
+    """Each mistake names its option, and nothing is started."""
+    result = sluice("serve", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not served
+
+
+def test_serve_refuses_a_bad_file(served: list[Config], tmp_path: Path) -> None:
+    """The problems go to standard error; code 1, nothing started."""
+    file = tmp_path / "sluice.yaml"
+    file.write_text("clusters: {}\nx: 1\n")
+    result = sluice("serve", "-c", str(file))
+    assert result.exit_code == 1
+    assert f"{file}:1:11: clusters needs at least one entry\n{file}:2:1: x is not" in result.stderr
+    assert result.stdout == ""
+    assert not served
+
+
+def test_check_sums_up_a_good_file(tmp_path: Path) -> None:
+    """Code 0 and what the file amounts to."""
+    file = tmp_path / "sluice.yaml"
+    file.write_text(
+        "clusters:\n  gpu: {endpoints: [{url: 'http://a'}, {url: 'http://b'}]}\n"
+        "  cpu: {endpoints: [{url: 'http://c'}]}\n"
+        "models: {llama: {cluster: gpu, aliases: [gpt-4o]}}\n"
+    )
+    result = sluice("check", "-c", str(file))
+    assert result.exit_code == 0
+    assert f"{file} is valid: 2 clusters, 3 endpoints, 1 model\n" in result.stdout
+    assert "llama (also gpt-4o)" in result.stdout
+    assert "discovered" in result.stdout
+
+
+def test_check_shows_every_problem(tmp_path: Path) -> None:
+    """Code 1, one line with file, line and column for each problem, and their number."""
+    file = tmp_path / "sluice.yaml"
+    file.write_text("server: {port: x}\nclusters: {a: {endpoints: [{url: '[red]'}]}}\n")
+    result = sluice("check", "-c", str(file))
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        f"{file}:1:16: server.port must be a whole number",
+        f"{file}:2:34: clusters.a.endpoints[0].url must begin with http:// or https://",
+        "2 problems found",
+    ]
+
+
+def test_check_of_a_missing_file_is_plain(tmp_path: Path) -> None:
+    """No traceback, code 1."""
+    result = sluice("check", "-c", str(tmp_path / "none.yaml"))
+    assert result.exit_code == 1
+    assert "none.yaml: cannot be read: No such file or directory" in result.stdout
+
+
+def test_schema_prints_json() -> None:
+    """Standard output is the schema and nothing else."""
+    result = sluice("schema")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["title"] == "Sluice configuration"
+
+
+def test_up_needs_a_model_for_vllm() -> None:
+    """Said before anything is started."""
+    result = sluice("up", "--engine", "vllm")
+    assert result.exit_code == 2
+    assert "--model" in result.stderr
+    assert sluice("up", "--engine", "tgi").exit_code == 2
+
+
+def test_up_starts_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three simulated engines by default, one vLLM; the exit code is passed on."""
+    seen: list[tuple[object, ...]] = []
+
+    class Options:
+        def __init__(self, *fields: object) -> None:
+            seen.append(fields)
+
+    async def up(options: Options, run_gateway: object, console: object) -> int:
+        return 7
+
+    modules = {
+        "gateway.app": {"run_endpoints": up},
+        "gateway.cli.up": {"UpOptions": Options, "up": up},
+    }
+    for name, members in modules.items():
+        module = ModuleType(name)
+        module.__dict__.update(members)
+        monkeypatch.setitem(sys.modules, name, module)
+    assert sluice("up").exit_code == 7
+    assert sluice("up", "--engine", "vllm", "--model", "m", "--port", "1").exit_code == 7
+    assert seen == [("sim", "sim", 3, "127.0.0.1", 8000), ("vllm", "m", 1, "127.0.0.1", 1)]
