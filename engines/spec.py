@@ -123,15 +123,20 @@ class EngineSpec(BaseModel):
         if self.preset not in (None, NO_PRESET) and presets.preset_named(self.preset) is None:
             names = {NO_PRESET, *presets.PROFILES, *presets.FAMILIES}
             yield f"preset: {self.preset!r} is not one of {', '.join(sorted(names))}"
-        yield from conflicts(self.model_dump())
+        filled = self._filled()
+        for problem in conflicts({**self.model_dump(), **filled}):
+            name = problem.partition(":")[0]
+            yield problem if name in self.model_fields_set else f"{problem}{_source(name, filled)}"
 
     def resolved(self) -> EngineSpec:
         """The same spec with the values of its presets in the gaps that it left.
 
         The model's family comes first, then the profile; what the operator set himself is never
-        changed, and a preset's value that it contradicts is dropped. Raises `SpecError` if the
-        result contradicts itself.
+        changed, and a preset's value that it contradicts is dropped.
         """
+        return parse_spec({**self._filled(), "preset": NO_PRESET})
+
+    def _filled(self) -> dict[str, object]:
         family = None if self.preset == NO_PRESET else presets.preset_for(self.model)
         chosen = presets.preset_named(self.preset) if self.preset else None
         explicit = {name: getattr(self, name) for name in self.model_fields_set}
@@ -139,9 +144,10 @@ class EngineSpec(BaseModel):
         values: dict[str, object] = {}
         extra_args: dict[str, object] = {}
         for layer in (*layers, explicit):
-            extra_args |= cast("Mapping[str, object]", layer.pop("extra_args", {}))
-            values |= {k: v for k, v in layer.items() if layer is explicit or _fits(k, explicit)}
-        return parse_spec({**values, "extra_args": extra_args, "preset": NO_PRESET})
+            fitting = {k: v for k, v in layer.items() if layer is explicit or _fits(k, explicit)}
+            extra_args |= cast("Mapping[str, object]", fitting.pop("extra_args", {}))
+            values |= fitting
+        return {**values, "extra_args": extra_args}
 
 
 def parse_spec(values: Mapping[str, object]) -> EngineSpec:
@@ -159,6 +165,11 @@ def _problem_lines(error: ValidationError) -> Iterator[str]:
             yield from cause.problems
         else:
             yield f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+
+
+def _source(name: str, filled: Mapping[str, object]) -> str:
+    """Say where a value comes from that the operator did not write."""
+    return f" ({name} comes from the preset)" if name in filled else ""
 
 
 def _unknown_field(name: str) -> str:
