@@ -34,7 +34,7 @@ def conflicts(values: Values) -> Iterator[str]:
 def device_problems(values: Values, visible: int | None) -> Iterator[str]:
     """Say whether the model is spread over more devices than there are; None is not known."""
     needed = (values["tensor_parallel_size"] or 1) * (values["pipeline_parallel_size"] or 1)
-    if visible is not None and needed > visible:
+    if visible is not None and needed > max(visible, 1):  # With none, a CPU build serves.
         yield (
             f"tensor_parallel_size: {needed} devices are needed "
             f"(tensor_parallel_size x pipeline_parallel_size), {visible} are visible"

@@ -26,13 +26,11 @@ HEARSAY = (
         ("vllm: error: unrecognized arguments: --no-such-option 3", "know --no-such-option 3"),
         ("OSError: [Errno 98] Address already in use", "port is in use"),
         (
-            "  Value error, User-specified max_model_len (999999) is greater than the derived "
-            + "max_model_len (max_position_embeddings=4096.0)",
+            "User-specified max_model_len (999999) is greater than the derived max_model_len (...)",
             "cannot do 999999 tokens",
         ),
         (
-            "  Value error, Total number of attention heads (4) must be divisible by tensor "
-            + "parallel size (3).",
+            "Total number of attention heads (4) must be divisible by tensor parallel size (3).",
             "must divide the model's 4 attention heads",
         ),
         (
