@@ -7,6 +7,7 @@ arrives right where the answer is read.
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -114,7 +115,8 @@ class Chat:
         try:
             with contextlib.closing(self._ask([*self._messages, turn])) as events:
                 for event in events:
-                    self._take(event, answer)
+                    with _undisturbed():
+                        self._take(event, answer)
         except KeyboardInterrupt:
             problem = "stopped"
         except ChatError as error:
@@ -235,6 +237,16 @@ def _typed(notes: Console) -> Iterator[str]:
         except (EOFError, KeyboardInterrupt):
             notes.print()
             return
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait: in the middle of a write, rich would write the same text again."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _refuse(response: httpx.Response) -> None:
