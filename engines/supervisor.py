@@ -43,6 +43,8 @@ class Patience:
     poll_s: float = 0.25
     # vLLM needs up to 8 s to end its engine core after SIGTERM; `docker stop` gives 10.
     grace_s: float = 15.0
+    # Nobody's request is in an engine that is not ready, and vLLM, while it compiles, is deaf.
+    unready_grace_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class Supervisor:
         try:
             url = await self._until_ready(member, progress)
         except BaseException:
-            await self._end(member)
+            await self._end(member, self._patience.unready_grace_s)
             raise
         return Engine(launch.name, url, member.child.pid)
 
@@ -145,7 +147,7 @@ class Supervisor:
         """End every engine, all at the same time."""
         async with asyncio.TaskGroup() as endings:
             for member in self._members:
-                endings.create_task(self._end(member))
+                endings.create_task(self._end(member, self._patience.grace_s))
 
     async def _spawn(self, launch: Launch) -> _Member:
         try:
@@ -190,10 +192,10 @@ class Supervisor:
         if not member.stopping:
             self._deaths.put_nowait(member.death())
 
-    async def _end(self, member: _Member) -> None:
+    async def _end(self, member: _Member, grace_s: float) -> None:
         member.stopping = True
-        if not await member.child.end(self._patience.grace_s):
-            name, grace_s = member.launch.name, self._patience.grace_s
+        if not await member.child.end(grace_s):
+            name = member.launch.name
             self._console.print(f"{name} did not end within {grace_s:g} s: killed", highlight=False)
 
 

@@ -2,8 +2,8 @@
 
     engines start ──all ready──► gateway runs ──it ended, or an engine died──► everything is stopped
 
-SIGINT and SIGTERM reach the gateway too, whose own handlers drain it; here they only matter before
-it runs, and a second time, as the user's "now": then nothing is waited for any more.
+While the gateway runs, SIGINT and SIGTERM are its own affair: its handlers drain it. Before and
+after that one signal stops the engines in order, and one more kills them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from engines.supervisor import Death, Engine, EngineFailed, Supervisor
 RunGateway = Callable[[list[str], str, int], Awaitable[None]]
 T = TypeVar("T")
 
+_ECHO_S = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
@@ -43,49 +45,81 @@ class UpOptions:
     port: int = 8000
 
 
+class _Signals:
+    """Counts SIGINT and SIGTERM; cancels the task that made it when they are more than allowed."""
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._allowed = 1
+        self._count = 0
+        self.came = asyncio.Event()
+        self.hurried = False
+
+    def allow(self, count: int) -> None:
+        """Start counting anew; the next one after `count` cancels."""
+        self._allowed, self._count = count, 0
+
+    def __call__(self) -> None:
+        self._count += 1
+        self.came.set()
+        if self._count > self._allowed and self._task is not None:
+            self.hurried = True
+            self._task.cancel()
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Listen. The gateway's own handlers come and go on top of these."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
 async def up(options: UpOptions, run_gateway: RunGateway, console: Console) -> int:
     """Run engines and gateway until a signal comes or one of them ends; return the exit code.
 
     `run_gateway(endpoint_urls, host, port)` must return when it has been told to stop by SIGINT or
     SIGTERM, and raise OSError if it cannot listen. 0 if it returned; 1 if something failed or died,
-    with the reason on the console; 130 if a signal came before the engines were ready, or a second
-    one before all was done. No process is left over.
+    with the reason on the console; 130 if a signal came before the engines were ready, or more of
+    them than an orderly end takes. No process is left over.
     """
-    stopping = asyncio.Event()
-    hurrying = asyncio.Event()
-    whole = asyncio.current_task()
-
-    def on_signal() -> None:
-        if stopping.is_set() and whole is not None:
-            hurrying.set()
-            whole.cancel()
-        stopping.set()
-
-    with _signals(on_signal):
+    signals = _Signals()
+    with signals.heard():
         try:
-            return await _up(options, run_gateway, console, stopping)
+            return await _up(options, run_gateway, console, signals)
         except (SpecError, locate.VllmMissing) as error:
             return _failed(f"cannot start {options.engine}: {error}", (), console)
         except asyncio.CancelledError:
-            if whole is None or not hurrying.is_set():
+            task = asyncio.current_task()
+            if task is None or not signals.hurried:
                 raise
-            whole.uncancel()
+            while task.uncancel():
+                pass
             return 130
 
 
 async def _up(
-    options: UpOptions, run_gateway: RunGateway, console: Console, stopping: asyncio.Event
+    options: UpOptions, run_gateway: RunGateway, console: Console, signals: _Signals
 ) -> int:
     launches = plan_launches(options, os.environ)
     async with Supervisor(console) as fleet:
-        started = await _first(_start_all(fleet, launches, console), stopping.wait())
+        started = await _first(_start_all(fleet, launches, console), signals.came.wait())
         if isinstance(started, EngineFailed):
             return _failed(str(started), started.last_lines, console)
         if not isinstance(started, list):
             console.print("Stopped before the engines were ready.")
             return 130
         urls = [engine.url for engine in started]
+        # Twice: an impatient user's second signal makes the gateway drop what it drains.
+        signals.allow(2)
         ended = await _first(_serve(options, urls, run_gateway, console), fleet.first_death())
+        # uvicorn raises the signals that it caught once more when it ends; they are not new ones.
+        await asyncio.sleep(_ECHO_S)
+        signals.allow(0)
         if isinstance(ended, Death):
             return _failed(str(ended), ended.last_lines, console)
         if isinstance(ended, OSError):
@@ -225,19 +259,6 @@ def _leaves(group: BaseExceptionGroup[EngineFailed]) -> Iterator[BaseException]:
             yield from _leaves(error)
         else:
             yield error
-
-
-@contextlib.contextmanager
-def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
-    """Call back on SIGINT and SIGTERM. The gateway's own handlers come and go on top of these."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
 
 
 def _failed(reason: str, last_lines: tuple[str, ...], console: Console) -> int:

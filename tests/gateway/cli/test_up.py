@@ -81,8 +81,9 @@ async def test_it_serves_until_the_gateway_has_ended(options, console, screen):
         code = group.create_task(up(options, gateway, console))
         await announced(screen, "Ctrl-C stops everything")
         assert [await answers(url) for url in gateway.urls] == [True, True]
-        os.kill(os.getpid(), signal.SIGINT)  # As at the terminal: the gateway hears it as well.
+        os.kill(os.getpid(), signal.SIGINT)  # As at the terminal: the gateway hears it as well,
         gateway.told.set()
+        os.kill(os.getpid(), signal.SIGINT)  # and uvicorn repeats it when it ends.
 
     assert code.result() == 0
     assert [await answers(url) for url in gateway.urls] == [False, False]
@@ -130,16 +131,30 @@ async def test_a_signal_before_the_engines_are_ready_is_130(options, console, sc
         os.kill(pid, 0)
 
 
-async def test_a_second_signal_waits_for_nobody(options, console, screen, monkeypatch):
-    """A gateway that will not end and an engine that is deaf are gone after the second Ctrl-C."""
+async def test_enough_signals_wait_for_nobody(options, console, screen, monkeypatch):
+    """A gateway that will not end and an engine that is deaf are gone after some more Ctrl-C."""
     monkeypatch.setattr(module, "plan_launches", plan(deaf))
     gateway = Gateway()
     async with asyncio.TaskGroup() as group:
         code = group.create_task(up(options, gateway, console))
         await announced(screen, "Ctrl-C stops everything")
-        for _ in range(3):  # One for the gateway, one to leave it, one to leave the engine.
+        while not code.done():
             os.kill(os.getpid(), signal.SIGINT)
-            await asyncio.sleep(0.1)
+            await asyncio.wait([code], timeout=0.2)
+
+    assert code.result() == 130
+    assert not await answers(gateway.urls[0])
+
+
+async def test_a_signal_after_the_gateway_ended_kills(options, console, screen, monkeypatch):
+    """A deaf engine has its grace of 15 s, unless the user says once more that he means it."""
+    monkeypatch.setattr(module, "plan_launches", plan(deaf))
+    gateway = Gateway()
+    gateway.told.set()
+    async with asyncio.TaskGroup() as group:
+        code = group.create_task(up(options, gateway, console))
+        await announced(screen, "engine-0 | deaf")
+        os.kill(os.getpid(), signal.SIGINT)
 
     assert code.result() == 130
     assert not await answers(gateway.urls[0])
@@ -221,7 +236,11 @@ print(json.dumps({"host": "127.0.0.1", "port": server.server_port}), flush=True)
 """
 healthy = SERVER + "server.serve_forever()"
 doomed = healthy
-deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + healthy
+deaf = (
+    SERVER
+    + "signal.signal(signal.SIGTERM, lambda *_: print('deaf', flush=True))\n"
+    + "server.serve_forever()"
+)
 unable = "import sys; sys.exit('OSError: [Errno 98] Address already in use')"
 endless = "import os, signal; print('loading', os.getpid(), flush=True); signal.pause()"
 
