@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,7 +42,7 @@ class UpOptions:
     model: str
     replicas: int = 1
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int = 8000  # 0: any free one.
 
 
 class _Signals:
@@ -66,12 +66,17 @@ class _Signals:
             self.hurried = True
             self._task.cancel()
 
-    @contextlib.contextmanager
-    def heard(self) -> Iterator[None]:
-        """Listen. The gateway's own handlers come and go on top of these."""
+    def listen(self) -> None:
+        """Hear signals, also again after somebody else has put his handlers over these."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self)
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Listen within the block."""
+        loop = asyncio.get_running_loop()
+        self.listen()
         try:
             yield
         finally:
@@ -87,6 +92,8 @@ async def up(options: UpOptions, run_gateway: RunGateway, console: Console) -> i
     with the reason on the console; 130 if a signal came before the engines were ready, or more of
     them than an orderly end takes. No process is left over.
     """
+    if options.port == 0:
+        options = replace(options, port=locate.free_port(options.host))
     signals = _Signals()
     with signals.heard():
         try:
@@ -117,6 +124,8 @@ async def _up(
         # Twice: an impatient user's second signal makes the gateway drop what it drains.
         signals.allow(2)
         ended = await _first(_serve(options, urls, run_gateway, console), fleet.first_death())
+        # The gateway's handlers are gone, and ours may be gone with them.
+        signals.listen()
         # uvicorn raises the signals that it caught once more when it ends; they are not new ones.
         await asyncio.sleep(_ECHO_S)
         signals.allow(0)

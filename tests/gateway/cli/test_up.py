@@ -149,15 +149,21 @@ async def test_enough_signals_wait_for_nobody(options, console, screen, monkeypa
 async def test_a_signal_after_the_gateway_ended_kills(options, console, screen, monkeypatch):
     """A deaf engine has its grace of 15 s, unless the user says once more that he means it."""
     monkeypatch.setattr(module, "plan_launches", plan(deaf))
-    gateway = Gateway()
-    gateway.told.set()
+
+    async def brief(urls: list[str], host: str, port: int) -> None:
+        """Puts its own handlers up and takes them down, which leaves none."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: None)
+            loop.remove_signal_handler(number)
+
     async with asyncio.TaskGroup() as group:
-        code = group.create_task(up(options, gateway, console))
+        code = group.create_task(up(options, brief, console))
         await announced(screen, "engine-0 | deaf")
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     assert code.result() == 130
-    assert not await answers(gateway.urls[0])
+    assert "killed" not in screen.getvalue()  # What it says when 15 s have passed.
 
 
 async def test_a_port_that_is_taken_is_a_sentence(options, console, screen):
@@ -168,6 +174,17 @@ async def test_a_port_that_is_taken_is_a_sentence(options, console, screen):
 
     assert await up(options, taken, console) == 1
     assert "the gateway cannot listen: [Errno 98] Address already in use" in screen.getvalue()
+
+
+async def test_port_0_is_any_free_port(console):
+    """The gateway is given a port that it can announce."""
+    ports: list[int] = []
+
+    async def note(urls: list[str], host: str, port: int) -> None:
+        ports.append(port)
+
+    assert await up(replace(OPTIONS, port=0), note, console) == 0
+    assert ports[0] > 0
 
 
 async def test_a_missing_vllm_is_a_sentence(console, screen, monkeypatch):
