@@ -126,7 +126,7 @@ class Proxy:
                 await reply.news()
         finally:
             record.first_at = reply.first_at
-            record.usage = reply.usage
+            record.usage = reply.usage()
         failed = None if reply.failure is None else error_of(reply.failure)
         if failed is not None:
             record.error = failed.code

@@ -28,6 +28,23 @@ Rename = Callable[[bytes], bytes]
 """Puts the client's name of the model where the engine wrote its own."""
 
 
+def _no_write(data: bytes) -> None:
+    raise AssertionError("nothing is framed before the splice")  # pragma: no cover
+
+
+def is_one_chunk(data: bytes) -> bool:
+    """Say whether `data` is exactly one whole chunk of chunked coding (RFC 9112 §7.1)."""
+    end = data.find(b"\r\n", 1, 9)
+    size = data[:end]
+    # isalnum: int() also allows signs, underscores and spaces, which a size does not.
+    if end < 0 or not size.isalnum():
+        return False
+    try:
+        return int(size, 16) == len(data) - end - 4
+    except ValueError:
+        return False
+
+
 class Gaps(Protocol):
     """Takes the seconds between two reads of a stream."""
 
@@ -51,15 +68,16 @@ class Reply:
     """How the connection broke, where that was the reason."""
     first_at = 0.0
     """When the first event of a stream came (monotonic seconds); 0 before and for others."""
-    usage: Usage | None = None
-    """The tokens counted so far."""
+    _usage: Usage | None = None
     _waiter: asyncio.Future[None] | None = None
     _splitter: EventSplitter | None = None
     _watcher: Watcher | None = None
     _down: Downstream | None = None
     _source: Source | None = None
     _head: ResponseHead | None = None
-    _raw_write: Callable[[bytes], None] | None = None
+    _unseen_tokens = 0
+    _plain_mark: bytes | None = None
+    """Set while reads may be passed on by `framed`."""
     _held_bytes = 0
     _last_at = 0.0
 
@@ -76,6 +94,7 @@ class Reply:
         self._gaps = gaps
         self._monotonic = monotonic
         self._held: list[bytes] = []
+        self._raw_write: Callable[[bytes], None] = _no_write
 
     # The coroutine's side.
 
@@ -109,6 +128,15 @@ class Reply:
         """Whether the body is a stream of events."""
         return self._splitter is not None
 
+    def usage(self) -> Usage | None:
+        """Return the tokens counted so far, if the answer has any."""
+        watcher = self._watcher
+        if watcher is None:
+            return self._usage
+        watcher.count(self._unseen_tokens)
+        self._unseen_tokens = 0
+        return watcher.usage
+
     def begin(self, source: Source) -> None:
         """Note where the response comes from."""
         self._source = source
@@ -138,8 +166,16 @@ class Reply:
         if body:
             down.write(body)
         self._down = down
-        if self._rename is None:
-            self._raw_write = down.raw_writer()
+        raw_write = down.raw_writer()
+        if raw_write is not None and self._watcher is not None and self._rename is None:
+            self._raw_write = raw_write
+            self._mark_plain(self._watcher)
+
+    def _mark_plain(self, watcher: Watcher) -> None:
+        """Let reads be `framed` from here, if the stream stands between two events."""
+        pending = self._splitter is None or self._splitter.pending
+        may = self._raw_write is not _no_write and not pending and not watcher.ended
+        self._plain_mark = watcher.plain_mark if may else None
 
     # The connection's side: `gateway.wire.types.Receiver`.
 
@@ -166,20 +202,26 @@ class Reply:
         elif self._down is not None:
             if out:
                 self._down.write(out)
+            self._mark_plain(watcher)
         else:
             self._hold(out)
 
-    def framed(self, chunk: bytes) -> bool:
-        """Pass a chunk of plain events on as it came: no copy, no parse, about 0.9 µs."""
-        write, watcher = self._raw_write, self._watcher
-        if write is None or watcher is None or self._splitter is None or self._splitter.pending:
+    def framed(self, data: bytes) -> bool:
+        """Pass one read on as it came if it is exactly one chunk of plain events.
+
+        The way of nearly every token, written flat: no copy, no parse, about 0.8 µs.
+        """
+        mark = self._plain_mark
+        if mark is None or not data.endswith(b"\n\n\r\n"):
             return False
-        if not watcher.see_plain(chunk):
+        count = data.count(b"\n\n")
+        if count != data.count(mark) or not is_one_chunk(data):
             return False
+        self._unseen_tokens += count
         now = self._monotonic()
         self._gaps.observe(now - self._last_at)
         self._last_at = now
-        write(chunk)
+        self._raw_write(data)
         return True
 
     def lost(self, error: UpstreamError) -> None:
@@ -238,7 +280,7 @@ class Reply:
         if self.status == 200 and self._head is not None and b"json" in self._head.content_type:
             body = self.body
             self.failure = failure_of(body)
-            self.usage = usage_of(body)
+            self._usage = usage_of(body)
 
     def _end(self, watcher: Watcher, out: bytes) -> None:
         tail = watcher.closing()
@@ -246,7 +288,6 @@ class Reply:
             self._fail(Failure("The engine ended the stream before the answer was complete."), out)
             return
         self.ended = True
-        self.usage = watcher.usage
         if self._down is not None:
             self._down.finish(out + tail)
         else:
@@ -256,8 +297,6 @@ class Reply:
     def _fail(self, failure: Failure, out: bytes) -> None:
         self.failure = failure
         self.ended = True
-        if self._watcher is not None:
-            self.usage = self._watcher.usage
         if self._down is not None and out:
             self._down.write(out)  # Whole events from before the failure are part of the answer.
         elif out:

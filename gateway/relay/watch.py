@@ -37,12 +37,17 @@ class Watcher(Protocol):
     """Whether an event has passed that is part of an answer: the commit point."""
     ended: bool
     """Whether the protocol's own end mark has passed."""
+    plain_mark: bytes | None
+    """A byte pattern that stands once in each plain token event and in no other, if there is one.
+
+    Whoever sees as many marks as events may pass them on unseen, and `count` them.
+    """
 
     def see(self, events: bytes) -> bytes:
         """Return the bytes to pass on for a run of whole events."""
 
-    def see_plain(self, events: bytes) -> bool:
-        """Count a run of whole events if all are plain tokens of a started answer; else False."""
+    def count(self, tokens: int) -> None:
+        """Note plain events that were passed on unseen, one token each."""
 
     def closing(self) -> bytes | None:
         """Return what completes the stream after a clean end of bytes; None if it was cut short."""
@@ -72,30 +77,39 @@ _PLAIN = b'"finish_reason":null'
 class ChatWatcher:
     """Streams of `/v1/chat/completions` and `/v1/completions`: `data:` chunks, then `[DONE]`."""
 
-    __slots__ = ("_choices", "_finished", "_strip_usage", "ended", "failure", "started", "usage")
+    __slots__ = (
+        "_choices",
+        "_finished",
+        "_strip_usage",
+        "ended",
+        "failure",
+        "plain_mark",
+        "started",
+        "usage",
+    )
 
     def __init__(self, choices: int, *, strip_usage: bool) -> None:
         self._choices = choices
         self._strip_usage = strip_usage
         self._finished = 0
+        # One choice only: with more, two in one event could make up for one of another kind.
+        self.plain_mark = _PLAIN if choices == 1 else None
         self.usage = Usage()
         self.failure: Failure | None = None
         self.started = False
         self.ended = False
 
-    def see_plain(self, events: bytes) -> bool:
+    def count(self, tokens: int) -> None:
         """Count chunks without a finish reason: one token each, until usage says better."""
-        count = events.count(b"\n\n")
-        # One choice only: with more, two in one event could make up for one of another kind.
-        if not 0 < count == events.count(_PLAIN) or self._choices != 1 or self.ended:
-            return False
-        self.usage.completion_tokens += count
-        self.started = True
-        return True
+        if not self.usage.exact:
+            self.usage.completion_tokens += tokens
 
     def see(self, events: bytes) -> bytes:
         """Pass on plain chunks; look into the rest."""
-        if self.see_plain(events):
+        count = events.count(b"\n\n")
+        if self.plain_mark and 0 < count == events.count(self.plain_mark) and not self.ended:
+            self.count(count)
+            self.started = True
             return events
         return b"".join([event for event in split(events) if self._keep(event)])
 
@@ -158,6 +172,7 @@ class TypedWatcher:
     """Streams of `/v1/responses` and `/v1/messages`: typed events up to an end event."""
 
     __slots__ = ("ended", "failure", "started", "usage")
+    plain_mark: bytes | None = None  # Two kinds of delta: one pattern does not tell them.
 
     def __init__(self) -> None:
         self.usage = Usage()
@@ -165,18 +180,16 @@ class TypedWatcher:
         self.started = False
         self.ended = False
 
-    def see_plain(self, events: bytes) -> bool:
+    def count(self, tokens: int) -> None:
         """Count text deltas: one token each, until usage says better."""
-        count = events.count(b"\n\n")
-        if not 0 < count == len(_DELTA.findall(events)) or self.ended:
-            return False
-        self.usage.completion_tokens += count
-        self.started = True
-        return True
+        self.usage.completion_tokens += tokens
 
     def see(self, events: bytes) -> bytes:
         """Pass on deltas; look into the rest."""
-        if self.see_plain(events):
+        count = events.count(b"\n\n")
+        if 0 < count == len(_DELTA.findall(events)) and not self.ended:
+            self.count(count)
+            self.started = True
             return events
         return b"".join([event for event in split(events) if self._keep(event)])
 

@@ -23,21 +23,6 @@ MAX_HEAD_BYTES = 64 * 1024
 """A response head past this is a broken engine."""
 
 
-def _is_one_chunk(data: bytes) -> bool:
-    """Say whether `data` is exactly one whole chunk of chunked coding that ends an SSE event."""
-    if not data.endswith(b"\n\n\r\n"):
-        return False
-    end = data.find(b"\r\n", 1, 9)
-    if end < 0:
-        return False
-    try:
-        size = int(data[:end], 16)
-    except ValueError:  # An extension, or no chunk at all: the parser decides.
-        return False
-    # int() allows a sign, underscores and spaces, which the digits of a size do not.
-    return size == len(data) - end - 4 and data[:end].isalnum()
-
-
 class Connection(asyncio.Protocol):
     """One socket to an engine; carries one exchange at a time."""
 
@@ -177,7 +162,7 @@ class Connection(asyncio.Protocol):
             return
         self._heard = True
         if self._aligned:
-            if _is_one_chunk(data) and receiver.framed(data):
+            if receiver.framed(data):
                 return
             self._aligned = False
         elif not self._head_done:

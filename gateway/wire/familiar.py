@@ -74,7 +74,5 @@ class FamiliarHead(Generic[T]):
         if len(lengths) == 1:
             literals.append(literal + b"\r\n")
             self._literals = literals
-            self._holes = [
-                (after, index == lengths[0]) for index, after in enumerate(literals[1:])
-            ]
+            self._holes = [(after, index == lengths[0]) for index, after in enumerate(literals[1:])]
             self.value = value

@@ -81,10 +81,11 @@ class Receiver(Protocol):
     def data(self, data: bytes, *, last: bool) -> None:
         """The body bytes of one socket read; `last` with the end of the body (then maybe empty)."""
 
-    def framed(self, chunk: bytes) -> bool:
-        """Offer one whole chunk in its chunked coding; return whether it was taken.
+    def framed(self, data: bytes) -> bool:
+        """Offer a read that begins with a chunk, in its chunked coding; say whether it was taken.
 
-        A chunk that is refused is parsed and comes again through `data`.
+        Only a read that is exactly one whole chunk may be taken; what is refused is parsed and
+        comes again through `data`.
         """
 
     def lost(self, error: UpstreamError) -> None:
