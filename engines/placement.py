@@ -13,7 +13,7 @@ _SHAREABLE = 0.9
 class Placement:
     """The devices of one engine, and the share of each device's memory that it may claim.
 
-    No devices means that there are none to choose among; no share leaves vLLM's default.
+    No devices leaves the choice to vLLM, no share its default.
     """
 
     devices: tuple[str, ...] = ()
@@ -22,15 +22,17 @@ class Placement:
 
 def place(devices: Sequence[str], replicas: int) -> list[Placement]:
     """One placement per replica. Each gets its own device as long as they last; beyond that they
-    share, since every vLLM would otherwise claim 92 % of the first device."""
-    if not devices or replicas == 1:
-        return [Placement()] * replicas
-    sharers = [0] * len(devices)
-    for replica in range(replicas):
-        sharers[replica % len(devices)] += 1
+    share, since every vLLM would otherwise claim 92 % of the first device. Without devices that are
+    known they share what vLLM finds: the memory of the machine, or a GPU of another make."""
+    if replicas == 1:
+        return [Placement()]
+    if not devices:
+        return [Placement(memory_share=_share(replicas))] * replicas
+    slots = [replica % len(devices) for replica in range(replicas)]
+    sharers = [slots.count(slot) for slot in slots]
     return [
-        Placement((devices[slot],), None if sharers[slot] == 1 else _share(sharers[slot]))
-        for slot in (replica % len(devices) for replica in range(replicas))
+        Placement((devices[slot],), None if count == 1 else _share(count))
+        for slot, count in zip(slots, sharers, strict=True)
     ]
 
 

@@ -20,23 +20,33 @@ from typing import Final
 
 # Since transformers 4.44 a tokenizer without a chat template refuses chats, and with it vLLM
 # (https://github.com/huggingface/transformers/releases/tag/v4.44.0). A base model was never taught
-# turns; labelled paragraphs are what its training data knows of them. The text of a message must
-# appear verbatim, so that `continue_final_message` finds the end of it.
+# turns; labelled paragraphs are what its training data knows of them.
+#
+# The model writes the space after "Assistant:" itself, since a prompt that ends with one splits
+# words in a way that training never did. So an answer begins with a space, and an answer that is
+# sent back to be continued must get no second one.
+_TEXT: Final = "{% set text = message.content or '' %}"
+_SPACED: Final = "{{ '' if text.startswith(' ') else ' ' }}{{ text }}"
+
 PLAIN_CHAT: Final = (
     "{% for message in messages %}"
-    "{{ message.role.capitalize() + ': ' + message.content + '\n\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    + _TEXT
+    + "{{ message.role.capitalize() + ':' }}"
+    + _SPACED
+    + "{{ '\n\n' }}{% endfor %}"
+    + "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
 # The "QA format" of the model card (https://huggingface.co/microsoft/phi-2).
 PHI_2_CHAT: Final = (
     "{% for message in messages %}"
-    "{% if message.role == 'user' %}{{ 'Instruct: ' + message.content + '\n' }}"
-    "{% elif message.role == 'assistant' %}{{ 'Output: ' + message.content + '\n' }}"
-    "{% else %}{{ message.content + '\n' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Output:' }}{% endif %}"
+    + _TEXT
+    + "{% if message.role == 'user' %}{{ 'Instruct:' }}"
+    + _SPACED
+    + "{% elif message.role == 'assistant' %}{{ 'Output:' }}"
+    + _SPACED
+    + "{% else %}{{ text }}{% endif %}{{ '\n' }}{% endfor %}"
+    + "{% if add_generation_prompt %}{{ 'Output:' }}{% endif %}"
 )
 
 

@@ -1,6 +1,6 @@
 """Where do the integration tests get a model, with no weights to download?
 
-Trains a Llama of 3.6 M parameters for a minute and a half on CPython's own documentation (the text
+Trains a Llama of 3.4 M parameters for a minute and a half on CPython's own documentation (the text
 behind `help("topics")`), phrased as chats. It knows nothing, but it ends its answers with
 `<|im_end|>`, so that `finish_reason` is `stop`; and given the tool `get_weather` it calls it, in
 the Hermes format (vLLM: `--tool-call-parser hermes`). Run it with an interpreter that has torch

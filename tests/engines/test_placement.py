@@ -5,10 +5,15 @@ import pytest
 from engines.placement import Placement, place
 
 
-def test_without_devices_nothing_is_said():
-    """A machine without a GPU, or with one engine: vLLM's own choice stands."""
-    assert place((), 2) == [Placement(), Placement()]
+def test_one_engine_is_left_to_vllm():
+    """It takes what it needs, wherever it finds it."""
+    assert place((), 1) == [Placement()]
     assert place(("0", "1"), 1) == [Placement()]
+
+
+def test_without_known_devices_memory_is_shared():
+    """On a CPU build the share is one of the machine's memory."""
+    assert place((), 2) == [Placement((), 0.45)] * 2
 
 
 def test_each_engine_gets_its_own_device_while_they_last():
