@@ -41,7 +41,7 @@ def decode_object(body: bytes, content_type: str) -> dict[str, Any]:
 def _decode(body: bytes) -> object:
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass  # the standard library decides, and words the error: it is what the real server uses
     try:
         return json.loads(body)

@@ -52,12 +52,10 @@ def outgoing(
     strips = request.route.injects_usage and facts.stream is True and not facts.wants_usage
     if strips:
         body = ask_for_usage(body, facts)
-    data = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (
-        lines,
-        request.head.forward,
-        request_id,
-        len(body),
-        body,
+    # The body has been checked to be JSON, so that `curl -d` may leave the content type out.
+    data = (
+        b"%b%bcontent-type: application/json\r\nx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
+        % (lines, request.head.forward, request_id, len(body), body)
     )
     return Outgoing(data, strips)
 
@@ -77,9 +75,10 @@ def _outgoing_form(request: Request, plan: Plan, request_id: bytes, lines: bytes
         body = b"%x\r\n%b\r\n" % (len(body), body)
     else:
         framing = b"content-length: %d" % length
-    head = b"%b%bx-request-id: %b\r\n%b\r\n\r\n" % (
+    head = b"%b%bcontent-type: %b\r\nx-request-id: %b\r\n%b\r\n\r\n" % (
         lines,
         request.head.forward,
+        request.head.content_type,
         request_id,
         framing,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from gateway.relay.reply import Reply
-from gateway.wire.types import UpstreamError
 from gateway.wire.connection import Connection
+from gateway.wire.types import UpstreamError
 from gateway.wire.upstream import Client
 
 

@@ -36,6 +36,7 @@ _OURS = HOP_BY_HOP | {
     b"host",
     b"content-length",
     b"content-encoding",
+    b"content-type",
     b"expect",
     b"authorization",
     b"accept-encoding",
@@ -89,14 +90,14 @@ def read_head(headers: Headers, limits: Limits, *, http_1_0: bool = False) -> He
     for name, value in headers:
         size += len(name) + len(value) + 4
         if name not in _OURS:
-            if name == b"content-type":
-                head.content_type = value
             forward.append(b"%b: %b\r\n" % (name, value))
         elif name == b"host":
             hosts += 1
             _check_host(value)
         elif name == b"content-length":
             head.content_length = _read_length(value, limits)
+        elif name == b"content-type":
+            head.content_type = value
         elif name == b"authorization":
             head.authorization = value
         elif name == b"connection":

@@ -98,7 +98,8 @@ class ResponseShape:
     def _event(self, kind: str, body: dict[str, Any]) -> bytes:
         self._number += 1
         whole = body | {"sequence_number": self._number, "type": kind}
-        return b"event: %s\ndata: %s\n\n" % (kind.encode(), _encode(whole))
+        # vLLM's event members come in alphabetical order, those of the objects inside do not.
+        return b"event: %s\ndata: %s\n\n" % (kind.encode(), _encode(dict(sorted(whole.items()))))
 
     def opening(self, tally: Tally) -> list[bytes]:
         """Return the response's and the output item's beginning."""
