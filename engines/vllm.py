@@ -61,7 +61,7 @@ def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
     Raises `SpecError` if the variable that should hold it is not set.
     """
     env = {**_DEFAULTS, **base}
-    if _is_path(spec.model):
+    if is_path(spec.model):
         # A local model needs no Hub, and without this vLLM asks there for files it may not have.
         env.setdefault("HF_HUB_OFFLINE", "1")
     env |= spec.env
@@ -73,7 +73,8 @@ def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
     return env
 
 
-def _is_path(model: str) -> bool:
+def is_path(model: str) -> bool:
+    """Say whether a model is given as a folder; else it is an id on the Hub."""
     return model.startswith(("/", "./", "../", "~"))
 
 

@@ -27,6 +27,7 @@ from engines.launch import Launch, http_url
 from engines.placement import Placement, place
 from engines.spec import SpecError, parse_spec
 from engines.supervisor import Death, Engine, EngineFailed, Supervisor
+from engines.vllm import is_path
 
 RunGateway = Callable[[list[str], str, int], Awaitable[None]]
 T = TypeVar("T")
@@ -161,6 +162,8 @@ def _vllm_launch(
 ) -> Launch:
     folder = Path(model).expanduser()
     local = folder.is_dir()
+    if not local and is_path(model):
+        raise SpecError([f"model: there is no folder {folder}"])
     values: dict[str, object] = {
         "model": str(folder.resolve()) if local else model,
         # Clients name a model; where its folder lies is nobody's business.

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from engines.launch import Launch
 from engines.locate import VllmMissing, free_port
+from engines.spec import SpecError
 from gateway.cli import up as module
 from gateway.cli.up import UpOptions, curl_line, plan_launches, up
 
@@ -206,6 +207,13 @@ def test_a_local_model_is_served_under_its_folders_name(tmp_path):
     assert first.argv[2] == str(tmp_path / "my-model")
     assert (first.name, second.name) == ("vllm-0", "vllm-1")
     assert first.url != second.url
+
+
+def test_a_folder_that_is_not_there_is_refused_at_once(tmp_path):
+    """vLLM would take it for a Hub id, and say so after ten seconds in a hundred lines."""
+    options = UpOptions(engine="vllm", model=str(tmp_path / "typo"))
+    with pytest.raises(SpecError, match=f"model: there is no folder {tmp_path}/typo"):
+        plan_launches(options, {"SLUICE_VLLM": sys.executable})
 
 
 def test_replicas_of_vllm_share_the_devices():
