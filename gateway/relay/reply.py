@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
 from gateway.model import Usage
+from gateway.relay.flow import Flow, Gaps
 from gateway.relay.sse import EventSplitter, EventTooLargeError
 from gateway.relay.watch import Failure, Watcher, failure_of, usage_of
 from gateway.wire.guard import ResponseHead
@@ -28,58 +28,32 @@ Rename = Callable[[bytes], bytes]
 """Puts the client's name of the model where the engine wrote its own."""
 
 
-def _no_write(data: bytes) -> None:
-    raise AssertionError("nothing is framed before the splice")  # pragma: no cover
-
-
-def is_one_chunk(data: bytes) -> bool:
-    """Say whether `data` is exactly one whole chunk of chunked coding (RFC 9112 §7.1)."""
-    end = data.find(b"\r\n", 1, 9)
-    size = data[:end]
-    # isalnum: int() also allows signs, underscores and spaces, which a size does not.
-    if end < 0 or not size.isalnum():
-        return False
-    try:
-        return int(size, 16) == len(data) - end - 4
-    except ValueError:
-        return False
-
-
-class Gaps(Protocol):
-    """Takes the seconds between two reads of a stream."""
-
-    def observe(self, value: float) -> None:
-        """Count one gap."""
-
-
 class Reply:
     """One upstream response on its way to one client."""
 
-    # Defaults live on the class: a plain reply sets half a dozen of them, and setting all would
-    # cost 1 µs a request.
-    status = 0
-    lines = b""
-    """Header lines for the client."""
-    ended = False
-    """Whether the response has ended, well or not."""
-    failure: Failure | None = None
-    """Why the answer is not one, once that is known."""
-    lost_by: UpstreamError | None = None
-    """How the connection broke, where that was the reason."""
-    first_at = 0.0
-    """When the first event of a stream came (monotonic seconds); 0 before and for others."""
-    _usage: Usage | None = None
-    _waiter: asyncio.Future[None] | None = None
-    _splitter: EventSplitter | None = None
-    _watcher: Watcher | None = None
-    _down: Downstream | None = None
-    _source: Source | None = None
-    _head: ResponseHead | None = None
-    _unseen_tokens = 0
-    _plain_mark: bytes | None = None
-    """Set while reads may be passed on by `framed`."""
-    _held_bytes = 0
-    _last_at = 0.0
+    __slots__ = (
+        "_down",
+        "_flow",
+        "_gaps",
+        "_head",
+        "_held",
+        "_held_bytes",
+        "_last_at",
+        "_monotonic",
+        "_rename",
+        "_source",
+        "_splitter",
+        "_usage",
+        "_waiter",
+        "_watch",
+        "_watcher",
+        "ended",
+        "failure",
+        "first_at",
+        "lines",
+        "lost_by",
+        "status",
+    )
 
     def __init__(
         self,
@@ -93,8 +67,28 @@ class Reply:
         self._rename = rename
         self._gaps = gaps
         self._monotonic = monotonic
+        self._waiter: asyncio.Future[None] | None = None
+        self._source: Source | None = None
+        self._head: ResponseHead | None = None
+        self._splitter: EventSplitter | None = None
+        self._watcher: Watcher | None = None
+        self._flow: Flow | None = None
+        self._down: Downstream | None = None
+        self._usage: Usage | None = None
         self._held: list[bytes] = []
-        self._raw_write: Callable[[bytes], None] = _no_write
+        self._held_bytes = 0
+        self._last_at = 0.0
+        self.status = 0
+        self.lines = b""
+        """Header lines for the client."""
+        self.ended = False
+        """Whether the response has ended, well or not."""
+        self.failure: Failure | None = None
+        """Why the answer is not one, once that is known."""
+        self.lost_by: UpstreamError | None = None
+        """How the connection broke, where that was the reason."""
+        self.first_at = 0.0
+        """When the first event of a stream came (monotonic seconds); 0 before and for others."""
 
     # The coroutine's side.
 
@@ -133,8 +127,7 @@ class Reply:
         watcher = self._watcher
         if watcher is None:
             return self._usage
-        watcher.count(self._unseen_tokens)
-        self._unseen_tokens = 0
+        self._account()
         return watcher.usage
 
     def begin(self, source: Source) -> None:
@@ -166,16 +159,27 @@ class Reply:
         if body:
             down.write(body)
         self._down = down
-        raw_write = down.raw_writer()
-        if raw_write is not None and self._watcher is not None and self._rename is None:
-            self._raw_write = raw_write
-            self._mark_plain(self._watcher)
+        watcher, write = self._watcher, down.raw_writer()
+        if watcher is None or write is None or self._rename is not None or not watcher.plain_mark:
+            return
+        self._flow = Flow(write, watcher.plain_mark, self._gaps, self._monotonic, self._last_at)
+        self._offer_shortcut(watcher, self._flow)
 
-    def _mark_plain(self, watcher: Watcher) -> None:
-        """Let reads be `framed` from here, if the stream stands between two events."""
-        pending = self._splitter is None or self._splitter.pending
-        may = self._raw_write is not _no_write and not pending and not watcher.ended
-        self._plain_mark = watcher.plain_mark if may else None
+    def _offer_shortcut(self, watcher: Watcher, flow: Flow) -> None:
+        """Let reads go through `flow` from here, if the stream stands between two events."""
+        assert self._source is not None  # noqa: S101  a spliced reply has one
+        assert self._splitter is not None  # noqa: S101  a stream has one
+        may = not self._splitter.pending and not watcher.ended
+        flow.last_at = self._last_at
+        self._source.shorten(flow.take if may else None)
+
+    def _account(self) -> None:
+        """Take over what the shortcut has counted."""
+        flow = self._flow
+        if flow is not None and self._watcher is not None:
+            self._watcher.count(flow.tokens)
+            self._last_at = flow.last_at
+            flow.tokens = 0
 
     # The connection's side: `gateway.wire.types.Receiver`.
 
@@ -202,27 +206,10 @@ class Reply:
         elif self._down is not None:
             if out:
                 self._down.write(out)
-            self._mark_plain(watcher)
+            if self._flow is not None:
+                self._offer_shortcut(watcher, self._flow)
         else:
             self._hold(out)
-
-    def framed(self, data: bytes) -> bool:
-        """Pass one read on as it came if it is exactly one chunk of plain events.
-
-        The way of nearly every token, written flat: no copy, no parse, about 0.8 µs.
-        """
-        mark = self._plain_mark
-        if mark is None or not data.endswith(b"\n\n\r\n"):
-            return False
-        count = data.count(b"\n\n")
-        if count != data.count(mark) or not is_one_chunk(data):
-            return False
-        self._unseen_tokens += count
-        now = self._monotonic()
-        self._gaps.observe(now - self._last_at)
-        self._last_at = now
-        self._raw_write(data)
-        return True
 
     def lost(self, error: UpstreamError) -> None:
         """The connection broke; an answer that was complete but for its end mark still counts."""
@@ -235,6 +222,7 @@ class Reply:
     # Inside.
 
     def _pass_events(self, watcher: Watcher, data: bytes) -> bytes:
+        self._account()
         now = self._monotonic()
         if self._last_at:
             self._gaps.observe(now - self._last_at)

@@ -16,27 +16,44 @@ _NO_USAGE = Usage()
 class Record:
     """The running notes of one request."""
 
-    # Defaults live on the class: most requests leave most of them alone.
-    model = ""
-    series: Series | None = None
-    endpoint = ""
-    status = 499
-    """What the client saw; 499 if it left first."""
-    outcome = Outcome.CANCELLED
-    """Until something says otherwise, the client has left."""
-    error = ""
-    stream = False
-    first_at = 0.0
-    usage: Usage | None = None
+    __slots__ = (
+        "client",
+        "ended_at",
+        "endpoint",
+        "error",
+        "first_at",
+        "model",
+        "outcome",
+        "request_id",
+        "route",
+        "series",
+        "started_at",
+        "status",
+        "stream",
+        "usage",
+        "wall_at",
+    )
 
     def __init__(self, route: str, request_id: bytes, client: str, started_at: float) -> None:
         self.route = route
         self.request_id = request_id
         self.client = client
         self.started_at = started_at
-        """Monotonic seconds."""
+        """Monotonic seconds, as `first_at` and `ended_at`."""
+        self.first_at = 0.0
         self.ended_at = 0.0
         self.wall_at = 0.0
+        """Seconds since the epoch at the end."""
+        self.model = ""
+        self.series: Series | None = None
+        self.endpoint = ""
+        self.status = 499
+        """What the client saw; 499 if it left first."""
+        self.outcome = Outcome.CANCELLED
+        """Until something says otherwise, the client has left."""
+        self.error = ""
+        self.stream = False
+        self.usage: Usage | None = None
 
 
 class Recorder:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import httptools
@@ -39,6 +40,7 @@ class Connection(asyncio.Protocol):
         "_out_of_step",
         "_parser",
         "_receiver",
+        "_take",
         "_transport",
         "_whole",
         "_writable",
@@ -61,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._heard = False
         self._aligned = False
         self._chunk_done = False
+        self._take: Callable[[bytes], bool] | None = None
         self._keeps_alive = False
         self._out_of_step = False
         self._writable: asyncio.Future[None] | None = None
@@ -82,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._receiver = receiver
         self._head_done = self._whole = self._heard = False
         self._aligned = self._chunk_done = False
+        self._take = None
         self._fed = 0
         self.quiet_until = now + address.first_byte_s
         self.total_until = now + address.total_s
@@ -99,6 +103,10 @@ class Connection(asyncio.Protocol):
     def leave_unfinished(self) -> None:
         """Note that the request was not sent to its end: the connection ends with the response."""
         self._out_of_step = True
+
+    def shorten(self, take: Callable[[bytes], bool] | None) -> None:
+        """Offer reads that begin at a chunk to `take` first."""
+        self._take = take
 
     def pause(self) -> None:
         """Stop reading from the engine; TCP tells it to wait."""
@@ -162,7 +170,8 @@ class Connection(asyncio.Protocol):
             return
         self._heard = True
         if self._aligned:
-            if receiver.framed(data):
+            take = self._take
+            if take is not None and take(data):
                 return
             self._aligned = False
         elif not self._head_done:
@@ -183,7 +192,7 @@ class Connection(asyncio.Protocol):
         if self._whole and self._fed == len(data) and self._keeps_alive:
             self._client.learn(data, self._parser.get_status_code(), self._headers)
         if self._chunk_done and data.endswith(b"\r\n"):
-            # The parser stands between two chunks, where it may be left out (see `framed`).
+            # The parser stands between two chunks, where it may be left out.
             self._aligned = not self._whole
         self._deliver(receiver)
 

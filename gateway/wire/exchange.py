@@ -28,6 +28,9 @@ class _Wake:
         """Do nothing: the client's going is told through the exchange's task."""
 
 
+_WAKE = _Wake()
+
+
 class BodyPieces:
     """A request body that is passed on while it comes; a slow engine makes the client wait."""
 
@@ -80,26 +83,43 @@ class BodyPieces:
 class Exchange:
     """One data-plane request on its connection; the `Downstream` of `gateway.wire.types`."""
 
-    # Defaults live on the class: setting them all would cost a microsecond a request.
-    started = False
-    source: Source | None = None
-    task: asyncio.Task[None] | None = None
-    # What uvicorn's protocol reads and writes of its current cycle.
-    keep_alive = True
-    disconnected = False
-    more_body = True
-    response_complete = False
-    message_event = _Wake()
-    _chunked = False
-    _received = 0
-    _refusal: GatewayError | None = None
-    _rest: BodyPieces | None = None
+    __slots__ = (
+        "_chunked",
+        "_protocol",
+        "_received",
+        "_refusal",
+        "_rest",
+        "body",
+        "disconnected",
+        "head",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "response_complete",
+        "route",
+        "source",
+        "started",
+        "task",
+    )
 
     def __init__(self, protocol: DataPlaneProtocol, route: Route, head: Head) -> None:
         self._protocol = protocol
+        self._chunked = False
+        self._received = 0
+        self._refusal: GatewayError | None = None
+        self._rest: BodyPieces | None = None
         self.route = route
         self.head = head
         self.body: list[bytes] = []
+        self.started = False
+        self.source: Source | None = None
+        self.task: asyncio.Task[None] | None = None
+        # What uvicorn's protocol reads and writes of its current cycle.
+        self.keep_alive = True
+        self.disconnected = False
+        self.more_body = True
+        self.response_complete = False
+        self.message_event = _WAKE
 
     # The request's side.
 

@@ -33,6 +33,13 @@ class Source(Protocol):
     def resume(self) -> None:
         """Go on reading."""
 
+    def shorten(self, take: Callable[[bytes], bool] | None) -> None:
+        """Offer reads that begin at a chunk to `take` from now on, in their chunked coding.
+
+        A read that `take` refuses is parsed and comes through `Receiver.data`. It may take only
+        what is exactly one whole chunk. None withdraws it.
+        """
+
     def close(self) -> None:
         """Give the response up."""
 
@@ -80,13 +87,6 @@ class Receiver(Protocol):
 
     def data(self, data: bytes, *, last: bool) -> None:
         """The body bytes of one socket read; `last` with the end of the body (then maybe empty)."""
-
-    def framed(self, data: bytes) -> bool:
-        """Offer a read that begins with a chunk, in its chunked coding; say whether it was taken.
-
-        Only a read that is exactly one whole chunk may be taken; what is refused is parsed and
-        comes again through `data`.
-        """
 
     def lost(self, error: UpstreamError) -> None:
         """The connection ended before the response did; nothing follows."""
