@@ -115,6 +115,8 @@ class Gateway:
 
         server = make_server(config, self.app, plane, started)
         async with AsyncExitStack() as stack:
+            if signals:  # First in, so that they are heard until everything else is down.
+                stack.enter_context(handle_signals(server, self.view.drain))
             stack.callback(self.close)
             stack.callback(listener.close)
             start = await stack.enter_async_context(background_tasks())
@@ -125,8 +127,6 @@ class Gateway:
                     start(watch.probe_forever(health.path, health.interval_s, health.timeout_s))
                     start(watch.list_forever(discovery.interval_s, discovery.timeout_s))
             start(self._sweep_forever(server))
-            if signals:
-                stack.enter_context(handle_signals(server, self.view.drain))
             tune_gc()
             await server.serve(sockets=[listener])
 

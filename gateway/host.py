@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -76,7 +77,7 @@ def make_server(
             lifespan="off",
             backlog=BACKLOG,
             ws_max_size=config.max_body_bytes,
-            timeout_graceful_shutdown=int(config.drain_s),
+            timeout_graceful_shutdown=math.ceil(config.drain_s),
             ssl_certfile=config.tls.cert_file if config.tls else None,
             ssl_keyfile=config.tls.key_file if config.tls else None,
         ),

@@ -39,15 +39,6 @@ def _balancer(name: str) -> str:
     return name
 
 
-class Admin(Spec):
-    """The listener for operators: health, metrics and console, apart from the clients' port."""
-
-    host: Text = Field(
-        default="127.0.0.1", description="Address to listen on; loopback by default."
-    )
-    port: Port = Field(default=9090, description="TCP port; 0 lets the system choose.")
-
-
 class Tls(Spec):
     """What the gateway shows to its clients on the main port."""
 
@@ -60,10 +51,6 @@ class Server(Spec):
 
     host: Text = Field(default="0.0.0.0", description="Address to listen on.")  # noqa: S104 - a server's job
     port: Port = Field(default=8000, description="TCP port for clients; 0 lets the system choose.")
-    admin: Admin | None = Field(
-        default=None,
-        description="A second listener for operators; without it they share the main port.",
-    )
     tls: Tls | None = Field(default=None, description="Serve HTTPS; without it plain HTTP.")
     keep_alive_s: Seconds = Field(
         default=75,
@@ -242,9 +229,6 @@ class Config(Spec):
         default={},
         description="Names for clients. A cluster that no model names serves whatever its "
         "endpoints' /v1/models say.",
-    )
-    policies: tuple[Text, ...] = Field(
-        default=(), description="Policy files; glob patterns are allowed."
     )
     logging: Logging = Field(default=Logging(), description="Logs.")
     discovery: Discovery = Field(default=Discovery(), description="Discovery of models.")

@@ -26,7 +26,6 @@ def test_the_smallest_configuration_has_the_documented_defaults() -> None:
     assert config.server == Server(
         host="0.0.0.0",
         port=8000,
-        admin=None,
         tls=None,
         keep_alive_s=75,
         head_timeout_s=15,
