@@ -1,6 +1,6 @@
 """Where does the access log go, without a request ever waiting for a disk?
 
-Requests append to a bounded queue; a thread of its own writes it out a few times a second. When
+Requests append lines to a bounded queue; a thread of its own writes it out now and then. When
 the disk is slower than the traffic, or full, lines are dropped and counted, never waited for.
 """
 
@@ -33,41 +33,49 @@ class AccessLog(Generic[R]):
         )
         self._owns_file = target != "-"
         self._interval_s = interval_s
-        self._pending: deque[R] = deque()  # Its ends are safe between two threads.
+        self._pending: deque[str] = deque()  # Its ends are safe between two threads.
         self.dropped = 0
         """Lines that were lost to a slow or full disk."""
-        self._stop = threading.Event()
+        self._closing = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
 
     def write(self, record: R) -> None:
-        """Take one finished request; encoding and writing it are the thread's work."""
-        if len(self._pending) < MAX_PENDING:
-            self._pending.append(record)
+        """Take one finished request; only its writing is the thread's work.
+
+        The line is made here: a record kept for the thread would leave the processor's cache,
+        and the thread would hold the interpreter for milliseconds at a time.
+        """
+        pending = self._pending
+        if len(pending) < MAX_PENDING:
+            pending.append(self._line_of(record))
         else:
             self.dropped += 1
 
     def close(self) -> None:
         """Write what is left and end the thread."""
-        self._stop.set()
+        self._closing = True
+        self._wake.set()
         self._thread.join()
         if self._owns_file:
             self._file.close()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval_s):
+        while not self._closing:
+            self._wake.wait(self._interval_s)
+            self._wake.clear()
             self._flush()
         self._flush()
 
     def _flush(self) -> None:
-        records = [self._pending.popleft() for _ in range(len(self._pending))]
-        if not records:
+        lines = [self._pending.popleft() for _ in range(len(self._pending))]
+        if not lines:
             return
-        lines = "".join([self._line_of(record) for record in records])
         try:
-            self._file.write(lines.encode())
+            self._file.write("".join(lines).encode())
             self._file.flush()
         except (OSError, ValueError) as error:
             if not self.dropped:
                 _LOG.warning("The access log cannot be written: %s", error)
-            self.dropped += len(records)
+            self.dropped += len(lines)
