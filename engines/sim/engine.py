@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
 from engines.sim import errors
@@ -23,6 +24,7 @@ class Engine:
         "_pumping",
         "_strands",
         "_timer",
+        "_timer_at_s",
         "counters",
         "scheduler",
     )
@@ -36,6 +38,7 @@ class Engine:
         self._strands: dict[Sequence, Strand] = {}
         self._jobs: set[Job] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
         self._pumping = False
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
@@ -136,10 +139,15 @@ class Engine:
         if self._pumping or due_s is None:
             return
         if self._timer is not None:
-            if self._timer.when() <= due_s:
+            if self._timer_at_s <= due_s:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(due_s, self._on_timer)
+        # libuv counts whole milliseconds and rounds to the nearest: without rounding up, a timer
+        # that fires early would spin. The tokens of that millisecond then come in one go.
+        delay_s = max(due_s - self._loop.time(), 0.0)
+        self._timer = self._loop.call_later(math.ceil(delay_s * 1000) / 1000, self._on_timer)
+        # Kept here because uvloop's handle does not know its time when that has already passed.
+        self._timer_at_s = due_s
 
     def _on_timer(self) -> None:
         self._timer = None

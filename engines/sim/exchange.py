@@ -58,7 +58,7 @@ class Wire(Protocol):
 class Exchange:
     """One request's answer on its connection. Calls after the connection is gone do nothing."""
 
-    __slots__ = ("_connection", "big_header", "extra", "on_gone", "on_writable", "request")
+    __slots__ = ("_connection", "begun", "big_header", "extra", "on_gone", "on_writable", "request")
 
     def __init__(self, connection: Wire, request: Request) -> None:
         self._connection = connection
@@ -70,6 +70,8 @@ class Exchange:
         self.extra: list[tuple[str, str]] = []
         """Headers to add to the answer."""
         self.big_header = False
+        self.begun = False
+        """Whether any byte of the answer has been sent."""
 
     @property
     def paused(self) -> bool:
@@ -124,6 +126,7 @@ class Exchange:
 
     def raw(self, data: bytes) -> None:
         """Send bytes as they are."""
+        self.begun = True
         self._connection.write(data)
 
     def end(self) -> None:

@@ -9,7 +9,7 @@ caches).
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engines.sim.scheduler import Scheduler
@@ -105,46 +105,9 @@ def render(counters: Counters, scheduler: Scheduler, model: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _families(
-    counters: Counters, scheduler: Scheduler, labels: str
-) -> Iterator[Sequence[str] | Iterator[str]]:
-    engine = f'engine="0",{labels}'
-    waiting = len(scheduler.waiting)
-
-    def scalar(name: str, kind: str, text: str, value: float) -> tuple[str, ...]:
-        return (*_head(name, kind, text), f"{name}{{{engine}}} {float(value)}")
-
-    yield from _gauges(scheduler, engine, waiting)
-    queried = counters.prompt_tokens if scheduler.cache is not None else 0
-    counts: tuple[tuple[str, str, float], ...] = (
-        (
-            "vllm:prefix_cache_queries_total",
-            "Prefix cache queries, in terms of number of queried tokens.",
-            queried,
-        ),
-        (
-            "vllm:prefix_cache_hits_total",
-            "Prefix cache hits, in terms of number of cached tokens.",
-            counters.cached_tokens,
-        ),
-        (
-            "vllm:num_preemptions_total",
-            "Cumulative number of preemption from the engine.",
-            0,  # the simulated scheduler never preempts
-        ),
-        (
-            "vllm:prompt_tokens_total",
-            "Number of prefill tokens processed.",
-            counters.prompt_tokens,
-        ),
-        (
-            "vllm:generation_tokens_total",
-            "Number of generation tokens processed.",
-            counters.generation_tokens,
-        ),
-    )
-    for name, text, value in counts:
-        yield scalar(name, "counter", text, value)
+def _families(counters: Counters, scheduler: Scheduler, labels: str) -> Iterator[Iterable[str]]:
+    yield from _gauges(scheduler, f'engine="0",{labels}', len(scheduler.waiting))
+    yield from _totals(counters, scheduler, f'engine="0",{labels}')
     name = "vllm:request_success_total"
     yield _head(name, "counter", "Count of successfully processed requests.")
     for reason, count in counters.finished.items():
@@ -162,7 +125,26 @@ def _families(
     yield (f'{name}{{{sizes},num_gpu_blocks="{limits.blocks}"}} 1.0',)
 
 
-def _gauges(scheduler: Scheduler, engine: str, waiting: int) -> Iterator[tuple[str, ...]]:
+def _totals(counters: Counters, scheduler: Scheduler, engine: str) -> Iterator[Iterable[str]]:
+    queried = counters.prompt_tokens if scheduler.cache is not None else 0
+    hits = "Prefix cache hits, in terms of number of cached tokens."
+    queries = "Prefix cache queries, in terms of number of queried tokens."
+    preempted = "Cumulative number of preemption from the engine."
+    prompts = "Number of prefill tokens processed."
+    generated = "Number of generation tokens processed."
+    for suffix, text, value in (
+        ("prefix_cache_queries", queries, queried),
+        ("prefix_cache_hits", hits, counters.cached_tokens),
+        ("num_preemptions", preempted, 0),  # the simulated scheduler never preempts
+        ("prompt_tokens", prompts, counters.prompt_tokens),
+        ("generation_tokens", generated, counters.generation_tokens),
+    ):
+        name = f"vllm:{suffix}_total"
+        yield _head(name, "counter", text)
+        yield (f"{name}{{{engine}}} {float(value)}",)
+
+
+def _gauges(scheduler: Scheduler, engine: str, waiting: int) -> Iterator[Iterable[str]]:
     name = "vllm:num_requests_running"
     yield _head(name, "gauge", "Number of requests in model execution batches.")
     yield (f"{name}{{{engine}}} {float(len(scheduler.running))}",)
@@ -182,7 +164,7 @@ def _gauges(scheduler: Scheduler, engine: str, waiting: int) -> Iterator[tuple[s
     yield (f"{name}{{{engine}}} {scheduler.kv_usage()}",)
 
 
-def _histograms(counters: Counters, labels: str) -> Iterator[Sequence[str] | Iterator[str]]:
+def _histograms(counters: Counters, labels: str) -> Iterator[Iterable[str]]:
     families = (
         ("request_prompt_tokens", "Number of prefill tokens processed.", counters.prompt_sizes),
         (

@@ -49,7 +49,9 @@ class Application:
 
     settings: Settings
     engine: Engine
-    rng: random.Random
+    chance: random.Random
+    """Decides which requests fail by injection."""
+    ids: random.Random
     clock: WallClock
     started_s: int
     draining: bool = False
@@ -86,7 +88,10 @@ class Application:
         except Exception:
             # The outermost edge: a defect must look like a server's 500, not hang the client.
             _log.exception("%s %s failed", exchange.request.method, exchange.request.path)
-            delivery.send_error(exchange, errors.internal("Internal server error"))
+            if exchange.begun:
+                exchange.cut()
+            else:
+                delivery.send_error(exchange, errors.internal("Internal server error"))
 
     def _check_key(self, exchange: Exchange) -> None:
         key = self.settings.api_key
@@ -113,14 +118,14 @@ class Application:
             return faults.NONE
         if settings.always != faults.NONE:
             return settings.always
-        return faults.draw(settings.rate_percent, settings.types, self.rng)
+        return faults.draw(settings.rate_percent, settings.types, self.chance)
 
     def ident(self, exchange: Exchange) -> str:
         """Return what the answer's id ends with: the client's request id, or a random one."""
         return exchange.request.headers.get("x-request-id") or self._hex(64)
 
     def _hex(self, bits: int) -> str:
-        return f"{self.rng.getrandbits(bits):0{bits // 4}x}"
+        return f"{self.ids.getrandbits(bits):0{bits // 4}x}"
 
 
 def _find(path: str, method: str) -> Action:

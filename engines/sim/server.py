@@ -62,18 +62,15 @@ class RunningServer:
 
 @asynccontextmanager
 async def listening(settings: Settings) -> AsyncIterator[RunningServer]:
-    """Serve until the block ends, then drain and stop. OSError when the address cannot be had.
-
-    The block starts after the configured start-up time, during which the port is closed.
-    """
+    """Serve until the block ends, then drain and stop. OSError when the address cannot be had."""
     loop = asyncio.get_running_loop()
-    rng = random.Random()  # noqa: S311 - jitter, ids and injected faults are no secrets
+    # Jitter and injected faults repeat with the seed; ids must differ between equal replicas.
+    seed = f"{settings.served.seed}:{settings.port}"  # equal replicas should not fail in step
+    chance = random.Random(seed)  # noqa: S311 - no secrets
+    ids = random.Random()  # noqa: S311 - no secrets
     clock = WallClock()
-    engine = Engine(settings, rng)
-    app = Application(settings, engine, rng, clock, clock.now_s())
+    app = Application(settings, Engine(settings, chance), chance, ids, clock, clock.now_s())
     connections = Connections()
-    if settings.startup_s > 0:
-        await asyncio.sleep(settings.startup_s)
     listener = await loop.create_server(
         lambda: Connection(app.serve, connections, clock, settings.keep_alive_s),
         settings.host,
@@ -87,12 +84,27 @@ async def listening(settings: Settings) -> AsyncIterator[RunningServer]:
         await server.stop()
 
 
+async def _told_within(event: asyncio.Event, timeout_s: float) -> bool:
+    if timeout_s <= 0:
+        return event.is_set()
+    try:
+        return await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return False
+
+
 async def run(settings: Settings, on_ready: Callable[[RunningServer], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `on_ready` is called once the port is open."""
+    """Serve until SIGTERM or SIGINT; `on_ready` is called once the port is open.
+
+    The port opens after the configured start-up time, as vLLM's does when its model is loaded.
+    """
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    _log.info("pretending to be loading a model for %s s", settings.startup_s)
+    if await _told_within(stopped, settings.startup_s):
+        return
     async with listening(settings) as server:
         _log.info("listening on %s:%d", server.host, server.port)
         on_ready(server)

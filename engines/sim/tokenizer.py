@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from engines.sim.vocabulary import WORDS
 
@@ -51,16 +52,7 @@ def encode(text: str) -> list[int]:
     """
     ids: list[int] = []
     for piece in _PIECE.findall(text):
-        known = _FIXED_IDS.get(piece)
-        if known is not None:
-            ids.append(known)
-        elif piece[-1] in _DIGITS[1:]:
-            ids.append(_computed_id(piece, _DIGITS, _DIGITS_BASE, _DIGITS_COUNT))
-        elif piece[-1].isascii() and piece[-1].isalpha():
-            for part in _SYLLABLE.findall(piece):
-                ids.extend(_syllable_ids(part))
-        else:
-            ids.extend(piece.encode("utf-8", "replace"))
+        ids += _piece_ids(piece)
     return ids
 
 
@@ -89,10 +81,23 @@ def decode(tokens: Iterable[int], *, skip_special: bool = False) -> str:
     return b"".join(parts).decode("utf-8", "replace")
 
 
-def _syllable_ids(part: str) -> bytes | tuple[int]:
+@lru_cache(maxsize=1 << 16)  # a pure function's memo: prompts repeat their words
+def _piece_ids(piece: str) -> tuple[int, ...]:
+    known = _FIXED_IDS.get(piece)
+    if known is not None:
+        return (known,)
+    last = piece[-1]
+    if last in _DIGITS[1:]:
+        return (_computed_id(piece, _DIGITS, _DIGITS_BASE, _DIGITS_COUNT),)
+    if last.isascii() and last.isalpha():
+        return tuple(token for part in _SYLLABLE.findall(piece) for token in _syllable_ids(part))
+    return tuple(piece.encode("utf-8", "replace"))
+
+
+def _syllable_ids(part: str) -> tuple[int, ...]:
     if part[-1] in _LETTERS[1:]:
         return (_computed_id(part, _LETTERS, _LETTERS_BASE, _LETTERS_COUNT),)
-    return part.encode("ascii")
+    return tuple(part.encode("ascii"))
 
 
 def _computed_id(piece: str, alphabet: str, base: int, count: int) -> int:

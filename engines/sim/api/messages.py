@@ -36,12 +36,15 @@ def read(body: dict[str, Any], served: Served) -> Generate:
     top_p = fields.number("top_p")
     chosen = fields.object("tool_choice") or {}
     name = fields.text("model")
-    conversation, listed = _conversation(fields)
+    listed = fields.array("tools") or []
+    fields.check()
     try:
         model = served.resolve(name)
+        conversation = _conversation(fields, model, listed)
         forced = str(chosen.get("name")) if chosen.get("type") == "tool" else None
         mode = _MODES.get(str(chosen.get("type")))
-        call = tools.choose(listed, mode, forced, conversation)
+        offered = tools.read_tools(listed, "input_schema")
+        call = tools.choose(offered, mode, forced, conversation)
         text = conversation.text
         request = Generate(
             model=model,
@@ -62,32 +65,31 @@ def count(body: dict[str, Any], served: Served) -> dict[str, object]:
     fields = Fields(body)
     fields.required("messages")
     name = fields.text("model")
-    conversation, _ = _conversation(fields)
+    listed = fields.array("tools") or []
+    fields.check()
     try:
-        served.resolve(name)
+        conversation = _conversation(fields, served.resolve(name), listed)
     except ApiError as error:
         raise errors.anthropic(error) from error
     tokens = len(tokenizer.encode(conversation.text))
     return {"input_tokens": tokens, "context_management": {"original_input_tokens": tokens}}
 
 
-def _conversation(fields: Fields) -> tuple[Conversation, tuple[tools.Tool, ...]]:
+def _conversation(fields: Fields, model: str, listed: list[Any]) -> Conversation:
     messages = fields.array("messages")
-    listed = fields.array("tools") or []
     system = fields.raw("system")
     fields.check()
     turns = [*([{"role": "system", "content": system}] if system else []), *(messages or [])]
     # As with the real API, a last assistant message is a prefix to go on from.
     last = turns[-1] if turns else None
     prefilled = isinstance(last, dict) and last.get("role") == "assistant"
-    conversation = template.render(
+    return template.render(
         turns,
-        model="the model",
+        model=model,
         tools=listed,
         add_generation_prompt=not prefilled,
         continue_final=prefilled,
     )
-    return conversation, tools.read_tools(listed, "input_schema")
 
 
 class MessageShape:

@@ -9,7 +9,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import hypothesis
 import pytest
+import uvloop
 
 from engines.sim import faults
 from engines.sim.api import chat, completions, messages, responses
@@ -19,7 +21,18 @@ from engines.sim.scheduler import Timing
 from engines.sim.server import RunningServer, listening
 from engines.sim.settings import FaultSettings, Settings
 
+# No test may depend on how fast the machine is just now.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
+
 INSTANT = Timing(first_token_s=0.0, inter_token_s=0.0)
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on the loop that the engine really runs on: its handles and transports differ."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @dataclass(frozen=True)

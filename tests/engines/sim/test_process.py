@@ -202,3 +202,20 @@ def test_wrong_arguments_are_user_errors(
         parse_settings(arguments)
     assert caught.value.code == 2
     assert arguments[0] in capsys.readouterr().err
+
+
+async def test_the_port_is_closed_while_the_model_would_load(start: Start) -> None:
+    """The ready line comes after the start-up time, and a signal meanwhile ends the process."""
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    await start("--startup-duration", "300ms")
+    assert loop.time() - began_s >= 0.3
+    loading = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "engines.sim", "--port", "0", "--startup-duration", "3600s"),
+        *("--log-level", "info"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert loading.stderr is not None
+    assert b"loading" in await loading.stderr.readline()
+    loading.terminate()
+    assert await loading.wait() == 0
