@@ -121,8 +121,9 @@ def _is_plain(body: bytes) -> bool:
 
     A key can hide from this only behind a `\\u00..` escape.
     """
+    # Most clients write it first, and rfind() is the faster of the two over a long body.
     first = body.find(_MODEL_KEY)
-    if first < 0 or body.find(_MODEL_KEY, first + 7) >= 0:
+    if first < 0 or body.rfind(_MODEL_KEY) != first:
         return False
     return b"\\" not in body or b"\\u00" not in body
 
