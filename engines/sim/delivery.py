@@ -14,7 +14,7 @@ _GARBAGE = b"\x16\x03\x01 this is not HTTP \x00\xff\r\n\r\n"
 
 def send_error(exchange: Exchange, error: ApiError) -> None:
     """Send an error's status and body."""
-    exchange.extra.extend(error.headers)
+    exchange.leading.extend(error.headers)
     exchange.send(error.status, msgspec.json.encode(error.body))
 
 

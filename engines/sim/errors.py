@@ -62,6 +62,12 @@ def model_not_found(model: str, served: tuple[str, ...]) -> ApiError:
     return ApiError(404, error_body(404, "NotFoundError", message, "model"))
 
 
+def pooling_model_not_found(model: str) -> ApiError:
+    """The same on the pooling routes, which word it differently."""
+    message = f"The model `{model}` does not exist."
+    return ApiError(404, error_body(404, "NotFoundError", message))
+
+
 def prompt_too_long(max_model_len: int) -> ApiError:
     """A prompt that leaves no room; vLLM stops counting one token past the limit."""
     seen = max_model_len + 1

@@ -58,7 +58,16 @@ class Wire(Protocol):
 class Exchange:
     """One request's answer on its connection. Calls after the connection is gone do nothing."""
 
-    __slots__ = ("_connection", "begun", "big_header", "extra", "on_gone", "on_writable", "request")
+    __slots__ = (
+        "_connection",
+        "begun",
+        "big_header",
+        "extra",
+        "leading",
+        "on_gone",
+        "on_writable",
+        "request",
+    )
 
     def __init__(self, connection: Wire, request: Request) -> None:
         self._connection = connection
@@ -67,8 +76,9 @@ class Exchange:
         """Called once when the client leaves before the answer ends."""
         self.on_writable: Callable[[], None] | None = None
         """Called when a paused connection takes bytes again."""
+        self.leading: list[tuple[str, str]] = []
         self.extra: list[tuple[str, str]] = []
-        """Headers to add to the answer."""
+        """Headers to add to the answer: before the length, and after the usual ones."""
         self.big_header = False
         self.begun = False
         """Whether any byte of the answer has been sent."""
@@ -84,6 +94,7 @@ class Exchange:
             _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
             b"date: %b\r\nserver: %b\r\n" % (self._connection.clock.http_date(), SERVER_NAME),
         ]
+        parts.extend(f"{name}: {value}\r\n".encode("latin-1") for name, value in self.leading)
         chunked = framing.startswith(b"transfer-encoding")
         if not chunked:
             parts.append(framing)

@@ -18,7 +18,7 @@ from engines.sim.vocabulary import WORDS
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 _SPECIAL_BASE = 256
-_LETTERS_BASE = 512
+_LETTERS_BASE = _SPECIAL_BASE + len(SPECIALS)
 _LETTERS_COUNT = 27**3
 _DIGITS_BASE = _LETTERS_BASE + 2 * _LETTERS_COUNT
 _DIGITS_COUNT = 11**3

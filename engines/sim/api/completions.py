@@ -147,7 +147,7 @@ class CompletionShape:
             "choices": [self._choice(at, pieces) for at, pieces in enumerate(choices)],
             "service_tier": None,
             "system_fingerprint": FINGERPRINT,
-            "usage": tally.full_usage(),
+            "usage": tally.full_usage(with_created=False),
             "kv_transfer_params": None,
             "ec_transfer_params": None,
             "metrics": None,

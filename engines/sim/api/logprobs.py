@@ -66,10 +66,4 @@ def completion_logprobs(pieces: Sequence[Piece], top: int, offset: int) -> dict[
 
 
 def _shown_bytes(token: int) -> bytes:
-    # Ids between the computed ranges stand for nothing and show as an empty token.
-    if token == tokenizer.EOS_ID:
-        return b""
-    try:
-        return tokenizer.token_bytes(token)
-    except ValueError:
-        return b""
+    return b"" if token == tokenizer.EOS_ID else tokenizer.token_bytes(token)

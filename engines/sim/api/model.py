@@ -137,13 +137,13 @@ class Tally:
             "completion_tokens": self.completion_tokens,
         }
 
-    def full_usage(self) -> dict[str, Any]:
+    def full_usage(self, *, with_created: bool = True) -> dict[str, Any]:
         """Return the usage of a whole answer, with the details that a stream leaves out."""
         details = None
         if self.cached_tokens is not None:
             details = {
                 "cached_tokens": self.cached_tokens,
-                "created_cache_tokens": self.created_tokens,
+                "created_cache_tokens": self.created_tokens if with_created else None,
                 "multimodal_tokens": None,
             }
         tail = {"prompt_tokens_details": details, "completion_tokens_details": None}

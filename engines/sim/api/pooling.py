@@ -17,6 +17,7 @@ from typing import Any
 from engines.sim import errors
 from engines.sim.api.completions import read_prompts
 from engines.sim.api.model import Prompt, Served
+from engines.sim.errors import ApiError
 from engines.sim.fields import Fields
 
 DIMENSIONS = 384
@@ -54,7 +55,7 @@ def embeddings(body: dict[str, Any], served: Served, ident: str, created: int) -
     encoding = fields.text("encoding_format")
     name = fields.text("model")
     fields.check()
-    model = served.resolve(name)
+    model = _resolve(served, name)
     if dimensions is not None and not 1 <= dimensions <= DIMENSIONS:
         message = f"dimensions must be in [1, {DIMENSIONS}], got {dimensions}."
         raise errors.bad_parameter(message, "dimensions", dimensions)
@@ -86,7 +87,7 @@ def score(body: dict[str, Any], served: Served, ident: str, created: int) -> dic
     second = fields.required("text_2")
     name = fields.text("model")
     fields.check()
-    model = served.resolve(name)
+    model = _resolve(served, name)
     lefts, rights = read_prompts(first), read_prompts(second)
     if len(lefts) == 1:
         lefts = lefts * len(rights)
@@ -117,7 +118,7 @@ def rerank(body: dict[str, Any], served: Served, ident: str) -> dict[str, object
     top_n = fields.integer("top_n")
     name = fields.text("model")
     fields.check()
-    model = served.resolve(name)
+    model = _resolve(served, name)
     (asked,) = read_prompts(query)
     texts = [entry.get("text") if isinstance(entry, dict) else entry for entry in documents or []]
     prompts = read_prompts(texts)
@@ -138,6 +139,13 @@ def rerank(body: dict[str, Any], served: Served, ident: str) -> dict[str, object
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "results": results[:top_n] if top_n else results,
     }
+
+
+def _resolve(served: Served, name: str | None) -> str:
+    try:
+        return served.resolve(name)
+    except ApiError as error:
+        raise errors.pooling_model_not_found(str(name)) from error
 
 
 def _relevance(result: dict[str, Any]) -> float:

@@ -28,11 +28,11 @@ def test_byte_tokens_decode_without_raising(tokens: list[int]) -> None:
 @pytest.mark.parametrize(
     ("text", "ids"),
     [
-        ("hello", [42836]),
-        (" the", [43301]),
-        (" 42", [41267]),
-        ("zq", [1231]),
-        (" xyz", [38392]),
+        ("hello", [42583]),
+        (" the", [43048]),
+        (" 42", [41014]),
+        ("zq", [978]),
+        (" xyz", [38139]),
         (".", [46]),
         ("é", [195, 169]),
     ],
@@ -60,7 +60,7 @@ def test_special_tokens_can_be_left_out() -> None:
     assert tokenizer.decode(tokens, skip_special=True) == "user"
 
 
-@pytest.mark.parametrize("token", [-1, tokenizer.VOCABULARY_SIZE, 300])
+@pytest.mark.parametrize("token", [-1, tokenizer.VOCABULARY_SIZE, 10**9])
 def test_unknown_ids_are_refused(token: int) -> None:
     """An id outside the vocabulary is an error, not an empty text."""
     with pytest.raises(ValueError, match="out of vocabulary"):

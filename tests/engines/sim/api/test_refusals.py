@@ -235,6 +235,13 @@ def test_messages_has_anthropics_shape_except_for_its_schema(served: Served) -> 
     )
 
 
+def test_the_pooling_routes_word_an_unknown_model_differently(served: Served) -> None:
+    """No list of aliases and no param."""
+    refusal = _refusal(pooling.embeddings, {"model": "nope", "input": "x"}, served, "x", 1)
+    expected = _error("The model `nope` does not exist.", "NotFoundError", None, 404)
+    assert (refusal.status, refusal.body) == (404, expected)
+
+
 def test_completions_refuses_a_suffix(served: Served) -> None:
     """Filling in the middle is for other models."""
     refusal = _refusal(completions.read, {"prompt": "x", "suffix": "y"}, served)
