@@ -105,7 +105,9 @@ class Gateway:
         """Serve until told to stop. Raises `OSError` if the port cannot be had."""
         config = self.config.server
         listener = bind(config.host, config.port)
-        plane = Plane(ROUTES, self.proxy.serve, self._limits, config.keep_alive_s)
+        plane = Plane(
+            ROUTES, self.proxy.serve, self.proxy.refuse, self._limits, config.keep_alive_s
+        )
         url = url_of(listener, config)
 
         def started() -> None:

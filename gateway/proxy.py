@@ -16,12 +16,13 @@ from gateway.clock import Clock
 from gateway.dispatch.attempt import send, send_streaming
 from gateway.dispatch.outcome import error_of, judge, outcome_of
 from gateway.errors import GatewayError, internal_error
-from gateway.model import Outcome
+from gateway.model import Outcome, Route
 from gateway.plan.table import Plan, Table
 from gateway.relay.reply import Reply
 from gateway.relay.watch import Watcher
 from gateway.telemetry.record import Record, Recorder
 from gateway.upstream.pool import Lease
+from gateway.wire.guard import Head
 from gateway.wire.types import Downstream, Request, UpstreamError
 
 _LOG = logging.getLogger("sluice.proxy")
@@ -46,8 +47,7 @@ class Proxy:
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Answer one request: the engine's whole answer, or one honest error."""
-        request_id = request.head.request_id or b"%032x" % self._rng.getrandbits(128)
-        record = Record(request.route.name, request_id, request.client, self._monotonic())
+        record = self._begin(request.route, request.head, request.client)
         try:
             await self._answer(request, down, record)
         except GatewayError as error:
@@ -136,16 +136,32 @@ class Proxy:
                 down.abort()
         record.outcome = outcome_of(reply.status, failed, committed=True)
 
+    def refuse(self, route: Route, head: Head, error: GatewayError, client: str) -> bytes:
+        """Record a request that never came to be served; return its answer's header lines."""
+        record = self._begin(route, head, client)
+        lines = self._fail(error, record)
+        record.outcome = Outcome.REJECTED
+        self._recorder.finish(record)
+        return lines
+
+    def _begin(self, route: Route, head: Head, client: str) -> Record:
+        request_id = head.request_id or b"%032x" % self._rng.getrandbits(128)
+        return Record(route.name, request_id, client, self._monotonic())
+
     def _refuse(
         self, error: GatewayError, request: Request, down: Downstream, record: Record
     ) -> None:
+        lines = self._fail(error, record)
+        if down.started:
+            record.outcome = Outcome.FAILURE
+            down.abort()
+        else:
+            down.respond(error.status, lines, error.body(request.route.shape))
+
+    def _fail(self, error: GatewayError, record: Record) -> bytes:
         record.status = error.status
         record.error = error.code
         record.outcome = outcome_of(error.status, error, committed=False)
-        if down.started:
-            down.abort()
-            record.outcome = Outcome.FAILURE
-            return
-        lines = b"".join([b"%b: %b\r\n" % field for field in error.headers()])
-        lines += b"x-request-id: %b\r\n" % record.request_id
-        down.respond(error.status, lines, error.body(request.route.shape))
+        lines = [b"%b: %b\r\n" % field for field in error.headers()]
+        lines.append(b"x-request-id: %b\r\n" % record.request_id)
+        return b"".join(lines)

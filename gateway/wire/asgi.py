@@ -16,18 +16,24 @@ from gateway.errors import GatewayError, bad_request
 from gateway.model import Route
 from gateway.wire.guard import Head, Limits, body_too_large, read_head
 from gateway.wire.queued import AbortedError, QueuedDownstream, ask
-from gateway.wire.types import Request, Serve
+from gateway.wire.types import Refuse, Request, Serve
 
 
 class DataPlaneApp:
     """ASGI middleware: data-plane requests go to the proxy core, everything else to `app`."""
 
     def __init__(
-        self, app: ASGIApp, routes: Mapping[bytes, Route], serve: Serve, limits: Limits
+        self,
+        app: ASGIApp,
+        routes: Mapping[bytes, Route],
+        serve: Serve,
+        refuse: Refuse,
+        limits: Limits,
     ) -> None:
         self._app = app
         self._routes = routes
         self._serve = serve
+        self._refuse = refuse
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,6 +45,9 @@ class DataPlaneApp:
         if route is None:
             await self._app(scope, receive, send)
             return
+        peer = scope.get("client")
+        client = peer[0] if peer else ""
+        head = Head(b"")
         try:
             head = read_head(
                 [(name.lower(), value) for name, value in scope["headers"]],
@@ -47,12 +56,12 @@ class DataPlaneApp:
             )
             body = await self._body(receive, head)
         except GatewayError as error:
-            await _refuse(send, error, route)
+            lines = self._refuse(route, head, error, client)
+            await _answer(_whole(error, lines, route), send)
             return
         if body is None:
             return
-        client = scope.get("client")
-        request = Request(route, head, body, client[0] if client else "")
+        request = Request(route, head, body, client)
         async with ask(self._serve, request) as down, asyncio.TaskGroup() as group:
             answer = group.create_task(_answer(down, send))
             gone = group.create_task(_disconnected(receive))
@@ -96,8 +105,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _refuse(send: Send, error: GatewayError, route: Route) -> None:
-    body = error.body(route.shape)
-    headers = [*error.headers(), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+def _whole(error: GatewayError, lines: bytes, route: Route) -> QueuedDownstream:
+    down = QueuedDownstream()
+    down.respond(error.status, lines, error.body(route.shape))
+    return down

@@ -28,7 +28,7 @@ from gateway.model import ErrorShape, Route
 from gateway.wire.exchange import Exchange
 from gateway.wire.familiar import FamiliarHead
 from gateway.wire.guard import Head, Limits, head_too_large, read_head
-from gateway.wire.types import Serve
+from gateway.wire.types import Refuse, Serve
 
 MIN_BODY_BYTES_PER_S = 1024
 """A body that keeps this rate may take as long as it needs (Apache's mod_reqtimeout: 500)."""
@@ -56,6 +56,7 @@ class Plane:
 
     routes: Mapping[bytes, Route]
     serve: Serve
+    refuse: Refuse
     limits: Limits
     keep_alive_s: float = 75.0  # nginx's default; longer than clients keep theirs.
 
@@ -84,6 +85,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_bytes = 0
         self._mid_head = False
+        self._mid_message = False
         self._deaf = False
         self._left = 0  # Bytes to come of a body whose head the parser did not see.
         self._familiar: FamiliarHead[tuple[Head, Route]] = FamiliarHead()
@@ -147,18 +149,19 @@ class DataPlaneProtocol(HttpToolsProtocol):
         head, route = self._familiar.value
         self.active = exchange = Exchange(self, route, head)
         self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn reads of a cycle
-        if len(data) - at == length:
-            exchange.body.append(data[at:])
-            exchange.more_body = False
-            self._phase = Phase.ANSWER
-            exchange.serve()
+        end = at + length
+        exchange.body.append(data[at:end])
+        if len(data) < end:
+            self._phase = Phase.BODY
+            self._since = self.loop.time()
+            self._body_bytes = len(data) - at
+            self._left = end - len(data)
             return True
-        self._phase = Phase.BODY
-        self._since = self.loop.time()
-        self._body_bytes = 0
-        self._left = length
-        if len(data) > at:
-            self.data_received(data[at:])
+        exchange.more_body = False
+        self._phase = Phase.ANSWER
+        exchange.serve()
+        if len(data) > end:
+            self._parse(data[end:])
         return True
 
     def _take_left(self, data: bytes) -> bytes:
@@ -220,7 +223,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self._mid_head = True
+        self._mid_head = self._mid_message = True
         self._body_bytes = 0
         if self._phase is not Phase.ANSWER:
             self._phase = Phase.HEAD
@@ -263,15 +266,15 @@ class DataPlaneProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note the end of the request."""
         self._head_bytes = 0
+        self._mid_message = False
         cycle: Any = self.cycle
-        if type(cycle) is Exchange:
-            if self._phase is Phase.BODY:
-                self._phase = Phase.ANSWER
-            cycle.complete(active=cycle is self.active)
-            return
-        super().on_message_complete()
         if self._phase is Phase.BODY:
-            self._phase = Phase.ANSWER
+            # An app may have answered before it had the whole body.
+            self._phase = Phase.WAITING if cycle.response_complete else Phase.ANSWER
+        if type(cycle) is Exchange:
+            cycle.complete(active=cycle is self.active)
+        else:
+            super().on_message_complete()
 
     # Inside.
 
@@ -338,7 +341,10 @@ class DataPlaneProtocol(HttpToolsProtocol):
             else:
                 self._start_asgi_task(cycle, app)
             return
-        self._phase = Phase.HEAD if self._mid_head else Phase.WAITING
+        # WAITING says that the next byte begins a message: only there may a head be familiar.
+        self._phase = Phase.WAITING
+        if self._mid_message:
+            self._phase = Phase.HEAD if self._mid_head else Phase.BODY
         self.flow.resume_reading()
 
     def _reject(self, error: GatewayError) -> None:

@@ -85,6 +85,7 @@ class Exchange:
 
     __slots__ = (
         "_chunked",
+        "_http_1_0",
         "_protocol",
         "_received",
         "_refusal",
@@ -105,6 +106,7 @@ class Exchange:
     def __init__(self, protocol: DataPlaneProtocol, route: Route, head: Head) -> None:
         self._protocol = protocol
         self._chunked = False
+        self._http_1_0 = protocol.http_1_0  # By now the protocol may have read the next head.
         self._received = 0
         self._refusal: GatewayError | None = None
         self._rest: BodyPieces | None = None
@@ -182,7 +184,8 @@ class Exchange:
                 self._refuse(error)
 
     def _refuse(self, error: GatewayError) -> None:
-        lines = b"".join([b"%b: %b\r\n" % field for field in error.headers()])
+        protocol = self._protocol
+        lines = protocol.plane.refuse(self.route, self.head, error, protocol.peer)
         self.keep_alive = False
         self.respond(error.status, lines, error.body(self.route.shape))
 
@@ -212,14 +215,15 @@ class Exchange:
         self.source = source
         if length is not None:
             framing = b"content-length: %d\r\n" % length
-        elif self._protocol.http_1_0:
+        elif self._http_1_0:
             framing = b""  # The end of the connection is the end of the body.
         else:
             framing = b"transfer-encoding: chunked\r\n"
             self._chunked = True
         if not self.keep_alive:
             framing += b"connection: close\r\n"
-        self._protocol.transport.write(b"".join((STATUS_LINE[status], headers, framing, b"\r\n")))
+        head = (STATUS_LINE[status], headers, self._protocol.date_line(), framing, b"\r\n")
+        self._protocol.transport.write(b"".join(head))
         if self._protocol.write_paused:
             source.pause()
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gateway.errors import GatewayError
 from gateway.model import Route
 from gateway.wire.guard import Head, ResponseHead
 
@@ -107,3 +108,8 @@ class UpstreamError(Exception):
 
 Serve = Callable[[Request, Downstream], Coroutine[Any, Any, None]]
 """The proxy core: answers one request. It raises only when cancelled."""
+
+
+Refuse = Callable[[Route, Head, GatewayError, str], bytes]
+"""Told of a request that the wire itself turns away (with the client's address): records it and
+returns the header lines of the answer."""
