@@ -130,7 +130,10 @@ class Gateway:
                     start(watch.list_forever(discovery.interval_s, discovery.timeout_s))
             start(self._sweep_forever(server))
             tune_gc()
-            await server.serve(sockets=[listener])
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                await server.stop_now()  # Nothing is left to stop, unless we were cancelled.
 
     def close(self) -> None:
         """Drop every connection and write the log out."""

@@ -38,6 +38,14 @@ class HostedServer(uvicorn.Server):
         """Do nothing: uvicorn's own raises the signal again, which would end us first."""
         yield
 
+    async def stop_now(self) -> None:
+        """Close the listener and every connection without waiting for answers under way."""
+        self.force_exit = True
+        if self.started:
+            await self.shutdown()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
         await super().startup(sockets)
@@ -63,7 +71,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def make_server(
     config: Server, app: ASGIApp, plane: Plane, started: Callable[[], None]
-) -> uvicorn.Server:
+) -> HostedServer:
     """Make the server whose connections are `DataPlaneProtocol`s."""
     protocol = functools.partial(DataPlaneProtocol, plane=plane)
     return HostedServer(
