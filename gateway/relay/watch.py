@@ -248,7 +248,7 @@ def usage_of(body: bytes) -> Usage:
         return Usage()
     match = _VLLM_USAGE.match(body, at)
     if match is not None:
-        return Usage(int(match[1]), int(match[2] or 0), exact=True)
+        return Usage(int(match[1]), int(match[2] or 0), True)
     prompt, completion = _PROMPT.search(body, at), _COMPLETION.search(body, at)
     return Usage(
         int(prompt[1]) if prompt else 0, int(completion[1]) if completion else 0, exact=True
@@ -256,7 +256,6 @@ def usage_of(body: bytes) -> Usage:
 
 
 _ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*[^n\s]')  # Not null.
-_ABORTED = re.compile(rb'"finish_reason"\s?:\s?"abort"')
 
 
 def failure_of(body: bytes) -> Failure | None:
@@ -267,6 +266,7 @@ def failure_of(body: bytes) -> Failure | None:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return Failure("The engine sent an answer that is not JSON.")
         return read_error(error) if error is not None else None
-    if b'"abort"' in body and _ABORTED.search(body):
+    # rfind() with a long pattern takes a third of the time of `in`.
+    if body.rfind(b'"finish_reason":"abort"') >= 0 or body.rfind(b'"finish_reason": "abort"') >= 0:
         return Failure("The engine aborted the answer.")
     return None

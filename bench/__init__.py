@@ -1,0 +1,1 @@
+"""What does the gateway cost? Commands that measure it and print tables."""
