@@ -77,6 +77,7 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--startup-duration", type=duration_s, default=0.0, help="port closed for")
     group.add_argument("--shutdown-timeout", type=float, default=0.0, help="drain, in seconds")
     group.add_argument("--enable-request-id-headers", action="store_true")
+    group.add_argument("--lenient", action="store_true", help="refuse no more than a mock would")
     group.add_argument("--ready-line", action="store_true", help="print one JSON line when ready")
     group.add_argument("--log-level", default="warning", choices=("debug", "info", "warning"))
 
@@ -149,6 +150,7 @@ def parse_settings(arguments: list[str]) -> tuple[Settings, argparse.Namespace]:
         shutdown_timeout_s=given.shutdown_timeout,
         keep_alive_s=given.keep_alive_s,
         request_id_headers=given.enable_request_id_headers,
+        lenient=given.lenient,
     )
     return settings, given
 

@@ -26,6 +26,7 @@ from engines.sim.exchange import Exchange
 from engines.sim.faults import Faults
 from engines.sim.fields import decode_object
 from engines.sim.job import Job
+from engines.sim.lenient import overlook
 from engines.sim.output import StreamOutput, WholeOutput
 from engines.sim.settings import Settings
 
@@ -146,14 +147,15 @@ def _unknown_response(ident: str) -> ApiError:
     return ApiError(404, body)
 
 
-def _json_body(exchange: Exchange) -> Body:
+def _json_body(app: Application, exchange: Exchange) -> Body:
     request = exchange.request
-    return decode_object(request.body, request.headers.get("content-type", ""))
+    body = decode_object(request.body, request.headers.get("content-type", ""))
+    return overlook(body) if app.settings.lenient else body
 
 
 def _generate(read: Reader, make_shape: ShapeMaker) -> Action:
     def action(app: Application, exchange: Exchange, chosen: Faults) -> None:
-        request = read(_json_body(exchange), app.settings.served)
+        request = read(_json_body(app, exchange), app.settings.served)
         app.engine.check_room(request.choices)
         shape = make_shape(request, app.ident(exchange), app.clock.now_s())
         tally = Tally(prompt_tokens=sum(len(prompt.tokens) for prompt in request.prompts))
@@ -169,7 +171,7 @@ def _generate(read: Reader, make_shape: ShapeMaker) -> Action:
 
 def _compute(compute: Compute) -> Action:
     def action(app: Application, exchange: Exchange, chosen: Faults) -> None:
-        body = _json_body(exchange)
+        body = _json_body(app, exchange)
         answer = compute(body, app.settings.served, app.ident(exchange), app.clock.now_s())
         delivery.send_whole(exchange, msgspec.json.encode(answer), chosen.broken)
 

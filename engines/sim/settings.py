@@ -40,3 +40,5 @@ class Settings:
     keep_alive_s: float = 5.0
     """When an idle connection is closed; 5 s is vLLM's default."""
     request_id_headers: bool = False
+    lenient: bool = False
+    """Whether to overlook what a mock server would (`engines.sim.lenient`)."""
