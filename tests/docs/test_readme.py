@@ -1,0 +1,99 @@
+"""The README's examples do what it says: they are run, as they stand, against `sluice up`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.markdown import ROOT, Block, page
+from tests.support.process import server
+
+README = page("README.md")
+SHOWN = "http://127.0.0.1:8000"
+"""The address in the examples; only this is replaced."""
+
+# No proxy may stand between an example and 127.0.0.1.
+ENV = {**os.environ, "NO_PROXY": "*", "no_proxy": "*"}
+
+
+def ready(line: str) -> str | None:
+    found = re.search(r"Sluice is ready at (\S+)", line)
+    return found[1] if found else None
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[str]:
+    """What `make run` starts, on a free port."""
+    argv = [sys.executable, "-m", "gateway", "up", "--port", "0"]
+    with server(argv, ready, stream="stdout", env={"PYTHONUNBUFFERED": "1"}) as served:
+        yield served.url
+
+
+def run(argv: list[str], gateway: str, code: str) -> str:
+    assert SHOWN in code
+    command = [*argv, code.replace(SHOWN, gateway)]
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the examples are curl's")
+@pytest.mark.parametrize("block", README.blocks("bash"), ids=lambda block: block.text[:60])
+def test_a_curl_example(gateway: str, block: Block) -> None:
+    """A curl example gets an answer: whole, and from a simulated engine that says so."""
+    said = run(["bash", "-euo", "pipefail", "-c"], gateway, block.text)
+
+    if '"stream": true' in block.text:
+        chunks = [line.removeprefix("data: ") for line in said.split("\n\n") if line]
+        assert chunks.pop() == "[DONE]"
+        deltas = [json.loads(chunk)["choices"][0]["delta"] for chunk in chunks]
+        text = "".join(delta.get("content", "") for delta in deltas)
+    else:
+        text = json.loads(said)["generated_text"]
+    assert text.startswith("Simulated")
+
+
+@pytest.mark.parametrize("block", README.blocks("python"), ids=lambda block: block.text[:30])
+def test_a_python_example(gateway: str, block: Block) -> None:
+    """The SDK example prints an answer with its usage, and then a streamed one."""
+    whole, streamed = run([sys.executable, "-c"], gateway, block.text).splitlines()
+
+    assert whole.startswith("Simulated")
+    assert "completion_tokens=32" in whole
+    assert streamed.startswith("Simulated")
+
+
+def test_there_are_examples_of_each_kind() -> None:
+    """The tests above have something to run."""
+    assert [len(README.blocks(language)) for language in ("bash", "python", "yaml")] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/configuration.md"])
+def test_a_configuration_example_is_valid(name: str, tmp_path: Path) -> None:
+    """`sluice check` accepts the page's YAML as it stands."""
+    (block,) = page(name).blocks("yaml")
+    file = tmp_path / "sluice.yaml"
+    file.write_text(block.text)
+    argv = [sys.executable, "-m", "gateway", "check", "-c", str(file)]
+    done = subprocess.run(
+        argv, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert "is valid" in done.stdout
+
+
+def test_make_run_starts_what_the_examples_run_against() -> None:
+    """The fixture above and `make run` start the same command, and the README's port is its own."""
+    makefile = (ROOT / "Makefile").read_text()
+
+    assert "$(BIN)/sluice up --port $(PORT)" in makefile
+    assert f"PORT ?= {SHOWN.rpartition(':')[2]}" in makefile
