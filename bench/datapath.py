@@ -50,7 +50,7 @@ _ANSWER = (
 )
 _EVENT = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1760000000,"model":"m",'
-    b'"choices":[{"index":0,"delta":{"content":" token"},"logprobs":null,"finish_reason":null}]}\n\n'
+    b'"choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}\n\n'
 )
 _LAST = _EVENT.replace(b"null}]", b'"stop"}]') + b"data: [DONE]\n\n"
 
