@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from binascii import hexlify
 from collections.abc import Callable
 from random import Random
 
@@ -70,7 +71,8 @@ class Proxy:
             try:
                 await self._relay(reply, request, down, record)
             finally:
-                reply.cancel()
+                if not reply.ended:
+                    reply.cancel()
 
     def _plan(self, facts: Facts, record: Record) -> Plan:
         model = facts.model or ""
@@ -145,7 +147,7 @@ class Proxy:
         return lines
 
     def _begin(self, route: Route, head: Head, client: str) -> Record:
-        request_id = head.request_id or b"%032x" % self._rng.getrandbits(128)
+        request_id = head.request_id or hexlify(self._rng.getrandbits(128).to_bytes(16))
         return Record(route.name, request_id, client, self._monotonic())
 
     def _refuse(

@@ -100,8 +100,7 @@ def _may_be_deeper(body: bytes, depth: int) -> bool:
     """Whether `body` has the bytes and the opening brackets that a deeper document needs."""
     if len(body) <= 2 * depth:
         return False
-    # split() looks for a byte with memchr, ten times as fast as count() does in CPython 3.11.
-    return len(body.split(b"{", depth)) + len(body.split(b"[", depth)) - 2 > depth
+    return len(body) - len(body.translate(None, b"{[")) > depth
 
 
 def _check_depth(body: bytes, max_depth: int) -> None:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 
 from gateway.relay.reply import Reply
 from gateway.wire.connection import Connection
-from gateway.wire.types import UpstreamError
 from gateway.wire.upstream import Client
 
 
@@ -29,18 +28,15 @@ async def send(
         reply = new_reply()
         try:
             connection.send(request, reply, now)
-            if not reply.ready:
+            if not reply.ended:  # It cannot have begun yet, only failed.
                 await reply.news()
         except BaseException:  # Cancelled: the engine must see its client leave.
             connection.close()
             raise
-        if fresh or not _is_stale(reply.lost_by):
+        lost_by = reply.lost_by
+        if fresh or lost_by is None or not lost_by.stale:
             return reply
         connection, fresh = None, True
-
-
-def _is_stale(error: UpstreamError | None) -> bool:
-    return error is not None and error.stale
 
 
 async def send_streaming(

@@ -103,7 +103,8 @@ class Reply:
 
     def news(self) -> asyncio.Future[None]:
         """Return what to await for: until committed `ready`, after that `ended`."""
-        self._waiter = asyncio.get_running_loop().create_future()
+        assert self._source is not None  # noqa: S101  `begin` comes before anybody waits
+        self._waiter = self._source.create_future()
         return self._waiter
 
     @property
@@ -136,8 +137,8 @@ class Reply:
 
     def cancel(self) -> None:
         """Give the answer up; the engine sees its client leave and frees the sequence."""
-        if not self.ended and self._source is not None:
-            self.ended = True
+        self.ended = True
+        if self._source is not None:
             self._source.close()
 
     def splice(self, down: Downstream, lines: bytes) -> None:
@@ -259,13 +260,15 @@ class Reply:
         self._held.append(data)
         self._held_bytes += len(data)
         if last:
+            self.ended = True
             self._judge_plain()
-        if self.ready:
+            self._wake()
+        elif self._held_bytes > HOLD_BYTES:
             self._wake()
 
     def _judge_plain(self) -> None:
-        self.ended = True
-        if self.status == 200 and self._head is not None and b"json" in self._head.content_type:
+        head = self._head
+        if self.status == 200 and head is not None and b"json" in head.content_type:
             body = self.body
             self.failure = failure_of(body)
             self._usage = usage_of(body)

@@ -82,7 +82,7 @@ def split(events: bytes) -> Iterator[bytes]:
 
 def payload(event: bytes) -> bytes | None:
     """Return the event's `data:` lines joined by LF; None for a comment or an empty event."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]  # One LF-terminated line, which is what engines send.
     lines = [
         line[6:] if line.startswith(b"data: ") else line[5:]

@@ -107,7 +107,8 @@ class ChatWatcher:
     def see(self, events: bytes) -> bytes:
         """Pass on plain chunks; look into the rest."""
         count = events.count(b"\n\n")
-        if self.plain_mark and 0 < count == events.count(self.plain_mark) and not self.ended:
+        over = self.ended or self.failure is not None
+        if self.plain_mark and 0 < count == events.count(self.plain_mark) and not over:
             self.count(count)
             self.started = True
             return events
@@ -144,7 +145,7 @@ class ChatWatcher:
                 return False
             self._finished += choice.finish_reason is not None
         if chunk.usage is None:
-            self.usage.completion_tokens += 1
+            self.count(1)
         self.started = True
         return True
 
@@ -187,7 +188,8 @@ class TypedWatcher:
     def see(self, events: bytes) -> bytes:
         """Pass on deltas; look into the rest."""
         count = events.count(b"\n\n")
-        if 0 < count == len(_DELTA.findall(events)) and not self.ended:
+        over = self.ended or self.failure is not None
+        if 0 < count == len(_DELTA.findall(events)) and not over:
             self.count(count)
             self.started = True
             return events
@@ -225,7 +227,7 @@ def read_error(error: object) -> Failure:
     """Read an in-band `error` value, an object as OpenAI's or a bare string."""
     if isinstance(error, dict):
         message, code = error.get("message"), error.get("code")
-        return Failure(f"The engine failed: {message or 'no reason given'}", code in {429, 503})
+        return Failure(f"The engine failed: {message or 'no reason given'}", code in (429, 503))
     return Failure(f"The engine failed: {error or 'no reason given'}")
 
 

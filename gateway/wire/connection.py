@@ -37,6 +37,7 @@ class Connection(asyncio.Protocol):
         "_headers",
         "_heard",
         "_keeps_alive",
+        "_loop",
         "_out_of_step",
         "_parser",
         "_receiver",
@@ -52,6 +53,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
@@ -103,6 +105,10 @@ class Connection(asyncio.Protocol):
     def leave_unfinished(self) -> None:
         """Note that the request was not sent to its end: the connection ends with the response."""
         self._out_of_step = True
+
+    def create_future(self) -> asyncio.Future[None]:
+        """Make a future; asking for the running loop each time would cost a system call."""
+        return self._loop.create_future()
 
     def shorten(self, take: Callable[[bytes], bool] | None) -> None:
         """Offer reads that begin at a chunk to `take` first."""

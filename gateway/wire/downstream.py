@@ -28,7 +28,7 @@ from gateway.model import ErrorShape, Route
 from gateway.wire.exchange import Exchange
 from gateway.wire.familiar import FamiliarHead
 from gateway.wire.guard import Head, Limits, head_too_large, read_head
-from gateway.wire.types import Refuse, Serve
+from gateway.wire.types import Refuse, Request, Serve
 
 MIN_BODY_BYTES_PER_S = 1024
 """A body that keeps this rate may take as long as it needs (Apache's mod_reqtimeout: 500)."""
@@ -92,6 +92,10 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self._date: tuple[object, bytes] = (None, b"")
         self._refusal: GatewayError | None = None
         self.active: Exchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Future[tuple[Request, Exchange]] | None = None
+        self._next: tuple[Request, Exchange] | None = None
+        self._lost = False
 
     def date_line(self) -> bytes:
         """Return the Date field, which uvicorn renews every second."""
@@ -127,6 +131,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             if self._should_upgrade():
+                self._end_serving()
                 self.handle_websocket_upgrade()
                 return
             self._reject(bad_request("This upgrade is not supported."))
@@ -196,11 +201,41 @@ class DataPlaneProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         active, self.active = self.active, None
         self.pipeline.clear()
-        if active is None or active.task is None:
+        if active is not None and not active.response_complete and self._task is not None:
+            self._task.cancel()
+        self._end_serving()
+
+    # Serving: one task a connection, for exchanges come one after the other anyway. A task for
+    # each would cost 1.5 µs more, and the client's leaving ends it just the same.
+
+    def serve(self, request: Request, exchange: Exchange) -> None:
+        """Serve `request` once those before it are done."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.set_result((request, exchange))
             return
-        self.tasks.discard(active.task)
-        if not active.response_complete:
-            active.task.cancel()
+        self._next = (request, exchange)
+        if self._task is None:
+            self._task = self.loop.create_task(self._serve_all())
+            self.tasks.add(self._task)
+
+    def _end_serving(self) -> None:
+        """Let the task go when it has recorded what it is at."""
+        self._lost = True
+        self._next = None
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if self._task is not None:
+            self.tasks.discard(self._task)
+
+    async def _serve_all(self) -> None:
+        serve = self.plane.serve
+        while not self._lost:
+            following, self._next = self._next, None
+            if following is None:
+                self._waiting = self.loop.create_future()
+                following = await self._waiting
+            await serve(*following)
 
     def pause_writing(self) -> None:
         """The client reads slowly: let its engine wait."""

@@ -25,7 +25,7 @@ class _Wake:
     __slots__ = ()
 
     def set(self) -> None:
-        """Do nothing: the client's going is told through the exchange's task."""
+        """Do nothing: the client's going is told through the connection's task."""
 
 
 _WAKE = _Wake()
@@ -100,7 +100,6 @@ class Exchange:
         "route",
         "source",
         "started",
-        "task",
     )
 
     def __init__(self, protocol: DataPlaneProtocol, route: Route, head: Head) -> None:
@@ -115,7 +114,6 @@ class Exchange:
         self.body: list[bytes] = []
         self.started = False
         self.source: Source | None = None
-        self.task: asyncio.Task[None] | None = None
         # What uvicorn's protocol reads and writes of its current cycle.
         self.keep_alive = True
         self.disconnected = False
@@ -145,13 +143,11 @@ class Exchange:
             self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def serve(self) -> None:
-        """Hand the whole request to the proxy core."""
+        """Hand the request to the proxy core: whole, or a form while it comes."""
         protocol = self._protocol
         parts = self.body
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        request = Request(self.route, self.head, body, protocol.peer, self._rest)
-        self.task = protocol.loop.create_task(protocol.plane.serve(request, self))
-        protocol.tasks.add(self.task)
+        protocol.serve(Request(self.route, self.head, body, protocol.peer, self._rest), self)
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the request body."""
@@ -253,7 +249,6 @@ class Exchange:
     def _complete(self) -> None:
         self.source = None
         self.response_complete = True
-        self._protocol.tasks.discard(self.task)
         if self.more_body:
             self._protocol.linger()
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -33,6 +34,9 @@ class Source(Protocol):
 
     def resume(self) -> None:
         """Go on reading."""
+
+    def create_future(self) -> asyncio.Future[None]:
+        """Make a future of the event loop that the response comes in."""
 
     def shorten(self, take: Callable[[bytes], bool] | None) -> None:
         """Offer reads that begin at a chunk to `take` from now on, in their chunked coding.

@@ -85,7 +85,7 @@ class Client:
         """Return the most recently used idle connection, if one is young enough."""
         while self._free:
             connection = self._free.pop()
-            if connection.usable and now - connection.idle_since < IDLE_EXPIRY_S:
+            if now - connection.idle_since < IDLE_EXPIRY_S and connection.usable:
                 return connection
             connection.close()
         return None
