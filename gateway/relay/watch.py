@@ -166,6 +166,7 @@ class _Event(msgspec.Struct, gc=False):
 
 _EVENT = msgspec.json.Decoder(_Event)
 _DELTA = re.compile(rb'"type":\s?"(?:content_block_delta|response\.output_text\.delta)"')
+_DELTAS = frozenset({"content_block_delta", "response.output_text.delta"})
 _ENDS = frozenset({"message_stop", "response.completed", "response.incomplete"})
 
 
@@ -183,7 +184,8 @@ class TypedWatcher:
 
     def count(self, tokens: int) -> None:
         """Count text deltas: one token each, until usage says better."""
-        self.usage.completion_tokens += tokens
+        if not self.usage.exact:
+            self.usage.completion_tokens += tokens
 
     def see(self, events: bytes) -> bytes:
         """Pass on deltas; look into the rest."""
@@ -214,6 +216,8 @@ class TypedWatcher:
             self.usage = Usage(
                 usage.input_tokens or self.usage.prompt_tokens, usage.output_tokens, exact=True
             )
+        elif seen.type in _DELTAS:
+            self.count(1)
         self.started = True
         self.ended = self.ended or seen.type in _ENDS
         return True
