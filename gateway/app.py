@@ -26,7 +26,7 @@ from gateway.plan.compile import compile_table
 from gateway.plan.table import Table
 from gateway.proxy import Proxy
 from gateway.telemetry.logs import AccessLog
-from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics import LoopTasks, Metrics
 from gateway.telemetry.record import Record, Recorder, line_of
 from gateway.upstream.cluster import Cluster
 from gateway.view import InProcess, View
@@ -91,6 +91,7 @@ class Gateway:
     def _registry(self) -> CollectorRegistry:
         registry = CollectorRegistry()
         registry.register(self.metrics)
+        registry.register(LoopTasks())
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)

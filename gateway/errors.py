@@ -123,13 +123,6 @@ def upstream_timeout(message: str) -> GatewayError:
     return GatewayError(504, "upstream_timeout", message, retry=False)
 
 
-def draining() -> GatewayError:
-    """This gateway is going away; the load balancer knows another."""
-    return GatewayError(
-        503, "overloaded", "The gateway is shutting down.", retry=True, retry_after_s=1
-    )
-
-
 def internal_error() -> GatewayError:
     """A defect of ours; the log has the details, the client must not."""
     return GatewayError(500, "internal_error", "The gateway failed on this request.")

@@ -62,7 +62,7 @@ class Server(Spec):
     )
     body_timeout_s: Seconds = Field(
         default=15,
-        description="Seconds that a request body may arrive without a single byte of progress.",
+        description="Seconds for a request body, and one more for each KiB that has come.",
     )
     max_body_bytes: Count = Field(
         default=32 * 1024 * 1024,

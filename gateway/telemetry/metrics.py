@@ -7,6 +7,7 @@ that would be a tenth of a request's budget. So requests write into plain intege
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
@@ -169,6 +170,18 @@ class Metrics:
                 histogram = read(series)
                 family.add_metric(list(key), histogram.buckets(), histogram.sum)
             yield family
+
+
+class LoopTasks:
+    """Counts the tasks of the running event loop; one that is left over shows here."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield one gauge. Must be called in the loop's thread."""
+        yield GaugeMetricFamily(
+            "sluice_event_loop_tasks",
+            "Tasks of the event loop that have not ended.",
+            value=len(asyncio.all_tasks()),
+        )
 
 
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[Series], Histogram]], ...] = (
