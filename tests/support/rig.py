@@ -1,0 +1,165 @@
+"""The real gateway between a scripted engine and raw clients, hosted in either of its two ways."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import uvicorn
+
+from gateway.api.routes import ROUTES
+from gateway.app import Gateway
+from gateway.config.spec import Config
+from gateway.wire.asgi import DataPlaneApp
+from gateway.wire.guard import Limits
+from tests.support.control import ManualClock
+from tests.support.engine import Engine, Script, response
+from tests.support.raw import PATIENCE_S, Answer, RawClient, post
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+STREAM = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+MODELS = {
+    "m": {"cluster": "pool"},
+    "renamed": {"cluster": "pool", "upstream_model": "engine/m", "aliases": ["alias"]},
+}
+
+
+class Host(StrEnum):
+    """Who speaks HTTP to the clients."""
+
+    PROTOCOL = "protocol"
+    ASGI = "asgi"
+
+
+@dataclass
+class Rig:
+    """A running gateway with what stands on both of its sides."""
+
+    engine: Engine
+    gateway: Gateway
+    clock: ManualClock
+    port: int = 0
+
+    def client(self) -> RawClient:
+        return RawClient(self.port)
+
+    async def post(
+        self,
+        body: bytes | dict[str, Any] = CHAT,
+        path: str = "/v1/chat/completions",
+        fields: dict[str, str] | None = None,
+    ) -> Answer:
+        """Send one request on a connection of its own."""
+        async with self.client() as client:
+            return await client.ask(post(body, path, fields))
+
+    @property
+    def inflight(self) -> int:
+        return sum(one.inflight for one in self.gateway.clusters["pool"].endpoints)
+
+    @property
+    def open_upstream(self) -> int:
+        clients = self.gateway.clusters["pool"].clients.values()
+        return sum(client.open_connections for client in clients)
+
+    def outcomes(self) -> dict[str, int]:
+        """How the requests ended, by outcome."""
+        text = self.gateway.view.metrics_text()[0].decode()
+        found: dict[str, int] = {}
+        for line in text.splitlines():
+            if line.startswith("sluice_requests_total{"):
+                labels, _, count = line.rpartition(" ")
+                name = labels.partition('outcome="')[2].partition('"')[0]
+                found[name] = found.get(name, 0) + int(float(count))
+        return found
+
+    def pass_time(self, seconds: float) -> None:
+        """Move the clock and let the engine's timers run out that have to."""
+        self.clock.now += seconds
+        self.gateway.clusters["pool"].sweep(self.clock.now)
+
+    async def settled(self) -> None:
+        """Wait until no request is in flight, which a leak would never let happen."""
+        await eventually(lambda: self.inflight == 0)
+
+
+async def eventually(true: Any, patience_s: float = PATIENCE_S) -> None:
+    """Wait for a condition that nobody signals; fail if it does not come about."""
+    async with asyncio.timeout(patience_s):
+        while not true():
+            await asyncio.sleep(0.001)
+
+
+def configure(url: str, cluster: dict[str, Any], server: dict[str, Any]) -> Config:
+    # Probes and looks at the models are far apart: these tests count what an engine receives.
+    rare = {"interval_s": 3600}
+    return Config.model_validate(
+        {
+            "server": {"host": "127.0.0.1", "port": 0, "drain_s": 1, **server},
+            "clusters": {"pool": {"endpoints": [{"url": url}], "health": rare, **cluster}},
+            "models": MODELS,
+            "logging": {"access": None},
+            "discovery": rare,
+        }
+    )
+
+
+@asynccontextmanager
+async def rig(
+    host: Host,
+    *scripts: Script,
+    cluster: dict[str, Any] | None = None,
+    server: dict[str, Any] | None = None,
+) -> AsyncIterator[Rig]:
+    """Run a gateway; afterwards nothing may be in flight and no connection be left."""
+    clock = ManualClock()
+    async with Engine(*(scripts or [[response()]])) as engine:
+        config = configure(engine.url, cluster or {}, server or {})
+        gateway = Gateway(config, clock)
+        gateway.clusters["pool"].endpoints[0].probed(True)
+        running = Rig(engine, gateway, clock)
+        host_it = _protocol if host is Host.PROTOCOL else _asgi
+        async with host_it(gateway) as running.port:
+            yield running
+            await running.settled()
+        await eventually(lambda: running.open_upstream == 0)
+
+
+@asynccontextmanager
+async def _protocol(gateway: Gateway) -> AsyncIterator[int]:
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    thresholds = gc.get_threshold()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(gateway.run(ready.set_result, signals=False))
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                url = await ready
+            yield int(url.rpartition(":")[2])
+        finally:
+            running.cancel()
+            gc.set_threshold(*thresholds)
+            gc.unfreeze()
+
+
+@asynccontextmanager
+async def _asgi(gateway: Gateway) -> AsyncIterator[int]:
+    app = DataPlaneApp(gateway.app, ROUTES, gateway.proxy.serve, gateway.proxy.refuse, Limits())
+    config = uvicorn.Config(
+        app, "127.0.0.1", 0, log_config=None, lifespan="off", server_header=False, http="httptools"
+    )
+    server = uvicorn.Server(config)
+    async with asyncio.TaskGroup() as group:
+        # Not serve(): it would take over the test run's signal handlers.
+        running = group.create_task(server._serve())
+        try:
+            await eventually(lambda: server.started or running.done())
+            yield server.servers[0].sockets[0].getsockname()[1]
+        finally:
+            server.should_exit = server.force_exit = True
+            await running
+            gateway.close()
