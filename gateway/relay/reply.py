@@ -202,6 +202,8 @@ class Reply:
         out = self._pass_events(watcher, data) if data else b""
         if watcher.failure is not None:
             self._fail(watcher.failure, out)
+            if not last:
+                self.cancel()  # Whatever else it says belongs to no answer.
         elif last:
             self._end(watcher, out)
         elif self._down is not None:

@@ -57,10 +57,10 @@ FAILING = [event({"error": {"message": "no", "code": 503}}), finish("abort"), ev
     st.sampled_from([b"\n", b"\r\n"]),
 )
 def test_any_chunking_says_the_same_of_a_chat_stream(
-    events: list[bytes], cuts: list[int], strip_usage: bool, choices: int, end: bytes
+    events: list[bytes], cuts: list[int], strip_usage: bool, choices: int, newline: bytes
 ) -> None:
     """Counts, verdict, end and passed bytes do not depend on which events share a read."""
-    data = b"".join(events).replace(b"\n", end)
+    data = b"".join(events).replace(b"\n", newline)
     one = chat(choices, strip_usage=strip_usage)
     expected = b"".join(one.see(each) for each in split(data))
 
