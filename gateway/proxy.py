@@ -67,12 +67,16 @@ class Proxy:
         plan = self._plan(facts, record)
         with plan.pool.pick(plan.model) as lease:
             record.endpoint = lease.endpoint.id
-            reply = await self._send(request, facts, plan, lease, record)
+            result: str = Outcome.CANCELLED
             try:
+                reply = await self._send(request, facts, plan, lease, record)
                 await self._relay(reply, request, down, record)
+                result = record.error or record.outcome
+            except GatewayError as error:
+                result = error.code
+                raise
             finally:
-                if not reply.ended:
-                    reply.cancel()
+                self._recorder.metrics.attempted(plan.pool.cluster, lease.endpoint.id, result)
 
     def _plan(self, facts: Facts, record: Record) -> Plan:
         model = facts.model or ""
@@ -98,7 +102,6 @@ class Proxy:
         def new_reply() -> Reply:
             return Reply(watch, plan.rename, series.inter_token, self._monotonic)
 
-        result = "cancelled"
         try:
             if out.rest is None:
                 reply = await send(lease.client, out.data, new_reply, self._monotonic)
@@ -106,16 +109,14 @@ class Proxy:
                 reply = await send_streaming(
                     lease.client, out.data, out.rest, new_reply, self._monotonic
                 )
-            error = judge(reply, own_credentials=not plan.pool.forward_authorization)
-            result = "ok" if error is None else error.code
         except UpstreamError as failure:
-            error = error_of(failure)
-            result = error.code
-        finally:
-            self._recorder.metrics.attempted(plan.pool.cluster, lease.endpoint.id, result)
-        if error is not None:
-            raise error
-        return reply
+            raise error_of(failure) from None
+        error = judge(reply, own_credentials=not plan.pool.forward_authorization)
+        if error is None:
+            return reply
+        if not reply.ended:
+            reply.cancel()
+        raise error
 
     async def _relay(
         self, reply: Reply, request: Request, down: Downstream, record: Record
@@ -127,6 +128,8 @@ class Proxy:
             if not reply.ended:
                 await reply.news()
         finally:
+            if not reply.ended:
+                reply.cancel()
             record.first_at = reply.first_at
             record.usage = reply.usage()
         failed = None if reply.failure is None else error_of(reply.failure)
