@@ -31,7 +31,7 @@ async def send(
             if not reply.ended:  # It cannot have begun yet, only failed.
                 await reply.news()
         except BaseException:  # Cancelled: the engine must see its client leave.
-            connection.close()
+            _give_up(connection, reply)
             raise
         lost_by = reply.lost_by
         if fresh or lost_by is None or not lost_by.stale:
@@ -58,9 +58,18 @@ async def send_streaming(
         if not reply.ready:
             await reply.news()
     except BaseException:  # As above; also a client's broken body.
-        connection.close()
+        _give_up(connection, reply)
         raise
     return reply
+
+
+def _give_up(connection: Connection, reply: Reply) -> None:
+    """Drop the connection, unless it has carried its reply to the end: then it is another's now.
+
+    A client may leave in the very turn of the loop in which the last byte of its answer has come.
+    """
+    if not reply.ended:
+        connection.close()
 
 
 async def _pump(connection: Connection, rest: AsyncIterator[bytes], reply: Reply) -> None:

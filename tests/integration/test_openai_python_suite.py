@@ -89,9 +89,9 @@ def test_the_sdks_own_tests_pass(suite: Path, gateway: Served, file: str) -> Non
     be a defect, so `DELETE /v1/models/{id}` is a 405 here and cannot be the success that they want.
     """
     selected = MODELS if file.endswith("test_models.py") else CREATED
+    plugins = ("-n0", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"]
-        + ["-p", "no:hypothesispytest", "-k", selected, file],
+        [sys.executable, "-m", "pytest", "-q", *plugins, "-k", selected, file],
         cwd=suite,
         env={**os.environ, "TEST_API_BASE_URL": f"{gateway.url}/v1"},
         capture_output=True,
