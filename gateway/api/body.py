@@ -39,9 +39,11 @@ class Facts(msgspec.Struct, gc=False):
         n = self.n if isinstance(self.n, int) and self.n > 0 else 1
         if bytes(memoryview(self.prompt)[:1]) != b"[":
             return n
-        prompts = msgspec.json.decode(self.prompt)
+        prompts = _PROMPTS.decode(self.prompt)
         # A list of numbers is one prompt, given as token ids.
-        return n * sum(not isinstance(prompt, int) for prompt in prompts) or n
+        if not prompts or bytes(memoryview(prompts[0])[:1]) in _NUMBER:
+            return n
+        return n * len(prompts)
 
     @property
     def wants_usage(self) -> bool:
@@ -53,6 +55,8 @@ MAX_CONTAINERS = 1_000_000
 """Arrays and objects in one body. Checking the depth of more would hold up every other request."""
 
 _DECODER = msgspec.json.Decoder(Facts)
+_PROMPTS = msgspec.json.Decoder(list[msgspec.Raw])  # Raw: a number need not fit in one of ours.
+_NUMBER = b"-0123456789"
 _MODEL_KEY = b'"model"'
 _MODEL_MEMBER = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*")', re.DOTALL)
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -182,9 +186,16 @@ def ask_for_usage(body: bytes, facts: Facts) -> bytes:
     if not places:
         at = body.index(b"{") + 1
         return b"".join((body[:at], b'"stream_options":{"include_usage":true},', body[at:]))
-    start, end = places[
-        -1
-    ]  # Of duplicate keys the last one counts, as in every JSON parser we met.
-    options = json.loads(body[start:end]) or {}
-    options["include_usage"] = True
-    return b"".join((body[:start], json.dumps(options).encode(), body[end:]))
+    start, end = places[-1]  # Of duplicate keys the last counts, as in every parser we met.
+    return b"".join((body[:start], _asking(body[start:end]), body[end:]))
+
+
+def _asking(options: bytes) -> bytes:
+    """Return the JSON text of `stream_options` with `include_usage` true."""
+    if options == b"null" or not options.strip(b"{} \t\r\n"):
+        return b'{"include_usage":true}'
+    places = spans(options, "include_usage")
+    if not places:
+        return b'{"include_usage":true,' + options[1:]
+    start, end = places[-1]
+    return b"".join((options[:start], b"true", options[end:]))
