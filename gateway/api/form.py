@@ -17,7 +17,12 @@ _BOUNDARY = re.compile(
     rb'multipart/form-data\s*;(?:.*;)?\s*boundary\s*=\s*(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))',
     re.IGNORECASE | re.DOTALL,
 )
-_NAME = re.compile(rb'content-disposition\s*:[^\r\n]*;\s*name="?model"?\s*(?:;|\r\n|$)', re.I)
+# Parameters before `name` are skipped with their quoted values: a file's name may say anything.
+_NAME = re.compile(
+    rb'\r\ncontent-disposition[ \t]*:[^;\r\n]*(?:;[^;"\r\n]*(?:"(?:[^"\\\r\n]|\\.)*"[^;"\r\n]*)?)*?'
+    rb';[ \t]*name=("?)model\1[ \t]*(?:;|\r\n|$)',
+    re.IGNORECASE,
+)
 
 
 def boundary_of(content_type: bytes) -> bytes:

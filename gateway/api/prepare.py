@@ -88,5 +88,6 @@ def _outgoing_form(request: Request, plan: Plan, request_id: bytes, lines: bytes
 
 async def _chunked(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for piece in pieces:
-        yield b"%x\r\n%b\r\n" % (len(piece), piece)
+        if piece:  # A chunk of none would be the last.
+            yield b"%x\r\n%b\r\n" % (len(piece), piece)
     yield b"0\r\n\r\n"

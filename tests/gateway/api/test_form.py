@@ -1,0 +1,141 @@
+"""The model is found in a form's bytes however many have come, and nowhere but in its field."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.api.form import MAX_PART_HEAD_BYTES, boundary_of, find_model
+from gateway.errors import GatewayError
+
+BOUNDARY = b"b0Und"
+
+
+def part(disposition: bytes, content: bytes, *more: bytes) -> bytes:
+    head = b"\r\n".join([b"Content-Disposition: form-data; " + disposition, *more])
+    return b"--%b\r\n%b\r\n\r\n%b\r\n" % (BOUNDARY, head, content)
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + b"--" + BOUNDARY + b"--\r\n"
+
+
+MODEL = part(b'name="model"', b"whisper")
+FILE = part(
+    b'name="file"; filename="a.wav"', b"RIFF\r\n\r\nname=model\r\n--b0", b"Content-Type: a/b"
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "boundary"),
+    [
+        (b"multipart/form-data; boundary=abc", b"abc"),
+        (b'Multipart/Form-Data;boundary="a b;c"', b"a b;c"),
+        (b"multipart/form-data; charset=utf-8; boundary=abc; x=y", b"abc"),
+        (b"multipart/form-data; boundary=%b" % (b"x" * 70), b"x" * 70),
+    ],
+)
+def test_the_boundary_is_read(value: bytes, boundary: bytes) -> None:
+    """Plain or quoted, among other parameters, in any case."""
+    assert boundary_of(value) == boundary
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"application/json", b"multipart/form-data", b"multipart/mixed; boundary=abc"],
+)
+def test_a_form_without_a_boundary_is_refused(value: bytes) -> None:
+    """Nothing can be found in it."""
+    with pytest.raises(GatewayError) as caught:
+        boundary_of(value)
+    assert caught.value.status == 400
+
+
+@given(
+    st.lists(st.binary(max_size=30).filter(lambda data: b"--" + BOUNDARY not in data), max_size=3),
+    st.integers(0, 3),
+    st.data(),
+)
+@example([b"", b"\r\n"], 1, None)
+def test_any_beginning_says_the_same_or_asks_for_more(
+    files: list[bytes], position: int, data: st.DataObject | None
+) -> None:
+    """Every prefix of the form gives either the one span or None, and never an error."""
+    parts = [part(b'name="file"; filename="f"', content) for content in files]
+    parts.insert(min(position, len(parts)), MODEL)
+    body = form(*parts)
+    start = body.index(b"whisper")
+    known = False
+    for size in range(len(body) + 1):
+        span = find_model(body[:size], BOUNDARY, whole=False)
+        assert span in ({(start, start + 7)} if known else {None, (start, start + 7)})
+        known = span is not None
+    assert known
+    assert find_model(body, BOUNDARY, whole=True) == (start, start + 7)
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [b"name=model", b'name="model"; x=y', b'x="a;b"; name="model"', b'NAME="model"'],
+)
+def test_spellings_of_the_field_are_known(disposition: bytes) -> None:
+    """Quoted or not, wherever it stands among the parameters."""
+    body = form(FILE, part(disposition, b"m"))
+    span = find_model(body, BOUNDARY, whole=True)
+    assert span is not None
+    assert body[slice(*span)] == b"m"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        part(b'name="models"', b"x"),
+        part(b'name="a-model"', b"x"),
+        part(b'name="file"; filename="a; name=model"', b"x"),
+        part(b'name="file"; filename="a; name=\\"model\\""', b"x"),
+        part(b'name="file"', b"x", b"X-Content-Disposition: form-data; name=model"),
+        FILE,
+    ],
+)
+def test_what_only_looks_like_the_field_is_passed_by(other: bytes) -> None:
+    """Neither other names, nor file names, nor contents are taken for the model."""
+    body = form(other, MODEL)
+    span = find_model(body, BOUNDARY, whole=True)
+    assert span is not None
+    assert body[slice(*span)] == b"whisper"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--b0",
+        b"junk, not a form",
+        form(),
+        form(FILE),
+        form(part(b'name="model"', b"")),
+        form(part(b'name="model"', b"a\x00b")),
+        form(part(b'name="model"', b"a\r\nb")),
+        form(part(b'name="model"', b"\xff")),
+        MODEL[:-2],
+    ],
+)
+def test_a_whole_form_without_a_usable_model_is_refused(body: bytes) -> None:
+    """When no more will come, there is a model or a 400."""
+    with pytest.raises(GatewayError) as caught:
+        find_model(body, BOUNDARY, whole=True)
+    assert caught.value.status == 400
+
+
+def test_an_endless_part_head_is_refused_before_the_end() -> None:
+    """A client cannot make us hold a form by never ending a head."""
+    body = b"--%b\r\nX: %b" % (BOUNDARY, b"x" * MAX_PART_HEAD_BYTES)
+    with pytest.raises(GatewayError, match="head"):
+        find_model(body, BOUNDARY, whole=False)
+
+
+def test_a_false_start_is_refused_at_once() -> None:
+    """Bytes that cannot become a form are not waited on."""
+    with pytest.raises(GatewayError, match="boundary"):
+        find_model(b"--other", BOUNDARY, whole=False)
