@@ -1,4 +1,4 @@
-"""A scripted engine on a raw socket: it sends the bytes that a test says and records what it got."""
+"""A scripted engine on a raw socket: it sends what a test says and records what it got."""
 
 from __future__ import annotations
 
@@ -68,6 +68,11 @@ class Received:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+    async def abandoned(self, within_s: float = PATIENCE_S) -> None:
+        """Wait for the gateway to close the connection; fail if it does not."""
+        async with asyncio.timeout(within_s):
+            await self.left.wait()
 
 
 def response(

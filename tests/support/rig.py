@@ -91,7 +91,7 @@ class Rig:
 async def eventually(true: Any, patience_s: float = PATIENCE_S) -> None:
     """Wait for a condition that nobody signals; fail if it does not come about."""
     async with asyncio.timeout(patience_s):
-        while not true():
+        while not true():  # noqa: ASYNC110  the condition is the state of code under test
             await asyncio.sleep(0.001)
 
 
