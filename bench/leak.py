@@ -232,6 +232,7 @@ async def measure(requests: int, row_count: int, console: Console) -> int:
         f"{slope_bytes(rows[1:]):+.2f} bytes a request after the warm-up: "
         + ("something was left over" if found else "nothing is left over"),
         highlight=False,
+        soft_wrap=True,
     )
     return 1 if found else 0
 

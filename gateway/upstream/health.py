@@ -30,13 +30,13 @@ ModelEntry = dict[str, Any]
 """One entry of an engine's `/v1/models`."""
 
 
-async def probe(http: httpx.AsyncClient, endpoint: Endpoint, path: str, timeout_s: float) -> bool:
-    """Ask once whether the endpoint is well: any 2xx within `timeout_s`."""
+async def probe(http: httpx.AsyncClient, endpoint: Endpoint, path: str, timeout_s: float) -> str:
+    """Ask once whether the endpoint is well; return why not, "" for any 2xx within `timeout_s`."""
     try:
         response = await http.get(endpoint.url + path, timeout=timeout_s)
-    except httpx.HTTPError:
-        return False
-    return response.is_success
+    except httpx.HTTPError as error:
+        return str(error) or type(error).__name__
+    return "" if response.is_success else f"{path} answered {response.status_code}"
 
 
 async def list_models(
@@ -80,10 +80,17 @@ class Watch:
         self._on_models = on_models
 
     async def probe_forever(self, path: str, interval_s: float, timeout_s: float) -> None:
-        """Probe at the interval, with jitter, and apply each result."""
+        """Probe at the interval, with jitter, and apply each result.
+
+        Why a probe failed is logged when it is news: a wrong authority, say, shows nowhere else.
+        """
+        known = ""
         while True:
-            ok = await probe(self._http, self._endpoint, path, timeout_s)
-            changed = self._endpoint.probed(ok)
+            why = await probe(self._http, self._endpoint, path, timeout_s)
+            if why and why != known:
+                _LOG.warning("endpoint %s: probe failed: %s", self._endpoint.id, why)
+            known = why
+            changed = self._endpoint.probed(not why)
             if changed is not None:
                 level = logging.INFO if changed is Health.HEALTHY else logging.WARNING
                 _LOG.log(level, "endpoint %s is %s", self._endpoint.id, changed)
