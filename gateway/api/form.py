@@ -33,36 +33,61 @@ def boundary_of(content_type: bytes) -> bytes:
     return match.group(1) or match.group(2)
 
 
-def find_model(data: bytes, boundary: bytes, *, whole: bool) -> tuple[int, int] | None:
-    """Return the span of the `model` field's value in the form's first bytes.
+class ModelSearch:
+    """Looks for the `model` field while a form comes; each byte is looked at once."""
 
-    None means that more bytes are needed. Raises `GatewayError` 400 when `whole` says that no
-    more will come and there is no `model`, or when the form is malformed.
-    """
-    delimiter = b"--" + boundary
-    if len(data) >= len(delimiter) and not data.startswith(delimiter):
-        raise bad_request("The form does not begin with its boundary.")
-    at = len(delimiter)
-    while True:
+    def __init__(self, boundary: bytes) -> None:
+        self._delimiter = b"--" + boundary
+        self._at = 0  # Behind the delimiter that the part looked at begins with.
+        self._searched = 0  # Where the next search for that part's end begins.
+
+    def find(self, data: bytes | bytearray, *, whole: bool) -> tuple[int, int] | None:
+        """Return the span of the field's value; `data` is all that has come so far.
+
+        None means that more bytes are needed. Raises `GatewayError` 400 when `whole` says that
+        no more will come and there is no `model`, or when the form is malformed.
+        """
+        delimiter = self._delimiter
+        if len(data) >= len(delimiter) and not data.startswith(delimiter):
+            raise bad_request("The form does not begin with its boundary.")
+        self._at = self._at or len(delimiter)
+        while (end := self._end_of_part(data)) >= 0:
+            head_end = data.find(b"\r\n\r\n", self._at)
+            if _NAME.search(data, self._at, head_end):
+                return _checked(data, head_end + 4, end)
+            self._at = end + 2 + len(delimiter)
+        if whole:
+            raise _no_model()
+        return None
+
+    def _end_of_part(self, data: bytes | bytearray) -> int:
+        """Return the offset of the delimiter after the part looked at, -1 if it has not come."""
+        at = self._at
         if data[at : at + 2] == b"--":
             raise _no_model()
         head_end = data.find(b"\r\n\r\n", at)
         if head_end < 0:
             if len(data) - at > MAX_PART_HEAD_BYTES:
                 raise bad_request("A part of the form has too large a head.")
-            break
-        end = data.find(b"\r\n" + delimiter, head_end + 2)
+            return -1
+        mark = b"\r\n" + self._delimiter
+        end = data.find(mark, max(head_end + 2, self._searched))
         if end < 0:
-            break
-        if _NAME.search(data, at, head_end):
-            return _checked(data, head_end + 4, end)
-        at = end + 2 + len(delimiter)
-    if whole:
-        raise _no_model()
-    return None
+            self._searched = len(data) - len(mark) + 1
+        return end
 
 
-def _checked(data: bytes, start: int, end: int) -> tuple[int, int]:
+def find_model(data: bytes, boundary: bytes) -> tuple[int, int]:
+    """Return the span of the `model` field's value in a form that has as much as that.
+
+    Raises `GatewayError` 400 when there is none.
+    """
+    span = ModelSearch(boundary).find(data, whole=True)
+    assert span is not None  # noqa: S101  `whole` makes it raise instead
+    return span
+
+
+def _checked(data: bytes | bytearray, start: int, end: int) -> tuple[int, int]:
     value = data[start:end] if end > start else b""
     try:
         text = value.decode()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from gateway.api.body import Facts, ask_for_usage, rename_model
-from gateway.api.form import boundary_of, find_model
+from gateway.api.form import ModelSearch, boundary_of, find_model
 from gateway.plan.table import Plan
 from gateway.wire.types import Request
 
@@ -28,16 +28,20 @@ async def read_form(request: Request) -> Facts:
 
     `request.body` grows by what was awaited. Raises `GatewayError` 400.
     """
-    boundary = boundary_of(request.head.content_type)
-    while True:
-        span = find_model(request.body, boundary, whole=request.rest is None)
-        if span is not None:
-            return Facts(model=request.body[span[0] : span[1]].decode())
-        piece = None if request.rest is None else await anext(request.rest, None)
-        if piece is None:
-            request.rest = None
-        else:
-            request.body += piece
+    search = ModelSearch(boundary_of(request.head.content_type))
+    body = bytearray(request.body)
+    try:
+        while True:
+            span = search.find(body, whole=request.rest is None)
+            if span is not None:
+                return Facts(model=body[slice(*span)].decode())
+            piece = None if request.rest is None else await anext(request.rest, None)
+            if piece is None:
+                request.rest = None
+            else:
+                body += piece
+    finally:
+        request.body = bytes(body)
 
 
 def outgoing(
@@ -63,9 +67,8 @@ def outgoing(
 def _outgoing_form(request: Request, plan: Plan, request_id: bytes, lines: bytes) -> Outgoing:
     body, length = request.body, request.head.content_length
     if plan.rename is not None:
-        span = find_model(body, boundary_of(request.head.content_type), whole=True)
-        assert span is not None  # noqa: S101  read_form has found it
-        body = b"".join((body[: span[0]], plan.upstream_model.encode(), body[span[1] :]))
+        start, end = find_model(body, boundary_of(request.head.content_type))
+        body = b"".join((body[:start], plan.upstream_model.encode(), body[end:]))
         if length is not None:
             length += len(body) - len(request.body)
     if request.rest is None:

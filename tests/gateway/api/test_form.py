@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.api.form import MAX_PART_HEAD_BYTES, boundary_of, find_model
+from gateway.api.form import MAX_PART_HEAD_BYTES, ModelSearch, boundary_of, find_model
 from gateway.errors import GatewayError
 
 BOUNDARY = b"b0Und"
@@ -67,12 +69,35 @@ def test_any_beginning_says_the_same_or_asks_for_more(
     body = form(*parts)
     start = body.index(b"whisper")
     known = False
+    growing = ModelSearch(BOUNDARY)
     for size in range(len(body) + 1):
-        span = find_model(body[:size], BOUNDARY, whole=False)
+        span = ModelSearch(BOUNDARY).find(body[:size], whole=False)
         assert span in ({(start, start + 7)} if known else {None, (start, start + 7)})
+        if not known:
+            assert growing.find(bytearray(body[:size]), whole=False) == span
         known = span is not None
     assert known
-    assert find_model(body, BOUNDARY, whole=True) == (start, start + 7)
+    assert find_model(body, BOUNDARY) == (start, start + 7)
+
+
+@pytest.mark.parametrize("content", [b"x" * (1 << 20), b"\r\n--b0Un" * (1 << 17)])
+def test_a_large_file_before_the_model_is_looked_at_once(content: bytes) -> None:
+    """The work does not grow with the number of pieces that the file comes in."""
+    body = form(part(b'name="file"; filename="f"', content), MODEL)
+    looked: list[int] = []
+
+    class Counting(bytearray):
+        def find(self, *args: Any) -> int:
+            if args[0] != b"\r\n\r\n":  # A head ends within its first bytes.
+                looked.append(len(self) - args[1])
+            return super().find(*args)
+
+    search, data = ModelSearch(BOUNDARY), Counting()
+    for at in range(0, len(body), 1 << 14):
+        data += body[at : at + (1 << 14)]
+        span = search.find(data, whole=False)
+    assert span is not None
+    assert sum(looked) < 2 * len(body)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +107,7 @@ def test_any_beginning_says_the_same_or_asks_for_more(
 def test_spellings_of_the_field_are_known(disposition: bytes) -> None:
     """Quoted or not, wherever it stands among the parameters."""
     body = form(FILE, part(disposition, b"m"))
-    span = find_model(body, BOUNDARY, whole=True)
-    assert span is not None
-    assert body[slice(*span)] == b"m"
+    assert body[slice(*find_model(body, BOUNDARY))] == b"m"
 
 
 @pytest.mark.parametrize(
@@ -101,9 +124,7 @@ def test_spellings_of_the_field_are_known(disposition: bytes) -> None:
 def test_what_only_looks_like_the_field_is_passed_by(other: bytes) -> None:
     """Neither other names, nor file names, nor contents are taken for the model."""
     body = form(other, MODEL)
-    span = find_model(body, BOUNDARY, whole=True)
-    assert span is not None
-    assert body[slice(*span)] == b"whisper"
+    assert body[slice(*find_model(body, BOUNDARY))] == b"whisper"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +145,7 @@ def test_what_only_looks_like_the_field_is_passed_by(other: bytes) -> None:
 def test_a_whole_form_without_a_usable_model_is_refused(body: bytes) -> None:
     """When no more will come, there is a model or a 400."""
     with pytest.raises(GatewayError) as caught:
-        find_model(body, BOUNDARY, whole=True)
+        find_model(body, BOUNDARY)
     assert caught.value.status == 400
 
 
@@ -132,10 +153,10 @@ def test_an_endless_part_head_is_refused_before_the_end() -> None:
     """A client cannot make us hold a form by never ending a head."""
     body = b"--%b\r\nX: %b" % (BOUNDARY, b"x" * MAX_PART_HEAD_BYTES)
     with pytest.raises(GatewayError, match="head"):
-        find_model(body, BOUNDARY, whole=False)
+        ModelSearch(BOUNDARY).find(body, whole=False)
 
 
 def test_a_false_start_is_refused_at_once() -> None:
     """Bytes that cannot become a form are not waited on."""
     with pytest.raises(GatewayError, match="boundary"):
-        find_model(b"--other", BOUNDARY, whole=False)
+        ModelSearch(BOUNDARY).find(b"--other", whole=False)
