@@ -35,6 +35,8 @@ from rich.table import Table
 from bench.instant import InstantEngine
 
 CLIENTS: Final = 64
+START_S: Final = 30.0
+"""How long the gateway may take to come up."""
 SETTLE_S: Final = 8.0
 """Longer than the 4 s for which idle connections to engines are kept."""
 MAX_GROWTH_BYTES: Final = 3 * 2**20
@@ -130,22 +132,19 @@ def _request(body: str, fields: str = "") -> bytes:
 @asynccontextmanager
 async def gateway(engine_port: int, folder: Path) -> AsyncIterator[tuple[int, int]]:
     """Run the gateway; yield its process id and its port."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "serve", "--host", "127.0.0.1", "--port", "0"),
-        *("--endpoint", f"http://127.0.0.1:{engine_port}"),
-        *("--access-log", str(folder / "access.log")),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None  # noqa: S101  asked for above
+    log = folder / "gateway.log"
+    with log.open("wb") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", "serve", "--host", "127.0.0.1", "--port", "0"),
+            *("--endpoint", f"http://127.0.0.1:{engine_port}"),
+            *("--access-log", str(folder / "access.log")),
+            stderr=stderr,
+        )
     try:
-        port = 0
-        async for line in process.stderr:
-            if found := re.search(rb"listening on http://127\.0\.0\.1:(\d+)", line):
-                port = int(found[1])
-            if b" models: " in line:
-                break
-        else:
-            raise SystemExit("bench.leak: the gateway did not start")
+        async with asyncio.timeout(START_S):
+            while " models: " not in (said := log.read_text()):  # noqa: ASYNC110  a file has no event
+                await asyncio.sleep(0.05)
+        port = int(re.findall(r"listening on http://127\.0\.0\.1:(\d+)", said)[0])
         yield process.pid, port
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -202,6 +202,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
         active, self.active = self.active, None
         self.pipeline.clear()
         if active is not None and not active.response_complete and self._task is not None:
+            if active.source is not None:
+                active.source.close()  # Now: before the task hears of it, more may come for nobody.
             self._task.cancel()
         self._end_serving()
 
