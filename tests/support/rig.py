@@ -7,10 +7,13 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from enum import StrEnum
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from gateway.api.routes import ROUTES
 from gateway.app import Gateway
@@ -116,8 +119,10 @@ async def rig(
     cluster: dict[str, Any] | None = None,
     server: dict[str, Any] | None = None,
 ) -> AsyncIterator[Rig]:
-    """Run a gateway; afterwards nothing may be in flight and no connection be left."""
+    """Run a gateway; afterwards nothing may be in flight, no connection left, no error unheard."""
     clock = ManualClock()
+    defects: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: defects.append(context))
     async with Engine(*(scripts or [[response()]])) as engine:
         config = configure(engine.url, cluster or {}, server or {})
         gateway = Gateway(config, clock)
@@ -128,6 +133,7 @@ async def rig(
             yield running
             await running.settled()
         await eventually(lambda: running.open_upstream == 0)
+    assert not defects
 
 
 @asynccontextmanager
@@ -149,17 +155,20 @@ async def _protocol(gateway: Gateway) -> AsyncIterator[int]:
 @asynccontextmanager
 async def _asgi(gateway: Gateway) -> AsyncIterator[int]:
     app = DataPlaneApp(gateway.app, ROUTES, gateway.proxy.serve, gateway.proxy.refuse, Limits())
-    config = uvicorn.Config(
-        app, "127.0.0.1", 0, log_config=None, lifespan="off", server_header=False, http="httptools"
+    # uvicorn's own protocol, without its server, which looks only ten times a second for its end.
+    config = uvicorn.Config(app, log_config=None, lifespan="off", server_header=False)
+    config.load()
+    state = ServerState()
+    state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+    listener = await asyncio.get_running_loop().create_server(
+        lambda: HttpToolsProtocol(config, state, {}), "127.0.0.1", 0
     )
-    server = uvicorn.Server(config)
-    async with asyncio.TaskGroup() as group:
-        # Not serve(): it would take over the test run's signal handlers.
-        running = group.create_task(server._serve())
-        try:
-            await eventually(lambda: server.started or running.done())
-            yield server.servers[0].sockets[0].getsockname()[1]
-        finally:
-            server.should_exit = server.force_exit = True
-            await running
-            gateway.close()
+    try:
+        yield listener.sockets[0].getsockname()[1]
+        await eventually(lambda: not state.tasks)
+    finally:
+        listener.close()
+        for connection in list(state.connections):
+            connection.transport.abort()  # type: ignore[union-attr]  # no WebSockets here
+        gateway.close()
+    await eventually(lambda: not state.connections)
