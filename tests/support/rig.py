@@ -118,13 +118,14 @@ async def rig(
     *scripts: Script,
     cluster: dict[str, Any] | None = None,
     server: dict[str, Any] | None = None,
+    base_path: str = "",
 ) -> AsyncIterator[Rig]:
     """Run a gateway; afterwards nothing may be in flight, no connection left, no error unheard."""
     clock = ManualClock()
     defects: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: defects.append(context))
     async with Engine(*(scripts or [[response()]])) as engine:
-        config = configure(engine.url, cluster or {}, server or {})
+        config = configure(engine.url + base_path, cluster or {}, server or {})
         gateway = Gateway(config, clock)
         gateway.clusters["pool"].endpoints[0].probed(True)
         running = Rig(engine, gateway, clock)
