@@ -54,6 +54,7 @@ async def send_streaming(
     reply = new_reply()
     try:
         connection.send(request, reply, monotonic())
+        connection.begin_unfinished()
         await _pump(connection, rest, reply)
         if not reply.ready:
             await reply.news()
@@ -75,6 +76,6 @@ def _give_up(connection: Connection, reply: Reply) -> None:
 async def _pump(connection: Connection, rest: AsyncIterator[bytes], reply: Reply) -> None:
     async for piece in rest:
         if reply.answered:
-            connection.leave_unfinished()  # It has answered without reading on: a refusal.
-            return
+            return  # Without reading on: a refusal.
         await connection.send_more(piece)
+    connection.end_unfinished()

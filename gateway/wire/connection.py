@@ -43,6 +43,7 @@ class Connection(asyncio.Protocol):
         "_receiver",
         "_take",
         "_transport",
+        "_unfinished",
         "_whole",
         "_writable",
         "exchanges",
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._take: Callable[[bytes], bool] | None = None
         self._keeps_alive = False
         self._out_of_step = False
+        self._unfinished = False
         self._writable: asyncio.Future[None] | None = None
         self.exchanges = 0
         self.idle_since = 0.0
@@ -102,9 +104,16 @@ class Connection(asyncio.Protocol):
         if self._writable is not None:
             await self._writable
 
-    def leave_unfinished(self) -> None:
-        """Note that the request was not sent to its end: the connection ends with the response."""
-        self._out_of_step = True
+    def begin_unfinished(self) -> None:
+        """Note that more of the request is to come: an answer before that ends the connection.
+
+        Kept alive, its engine would read the next request as the rest of this one's body.
+        """
+        self._unfinished = True
+
+    def end_unfinished(self) -> None:
+        """Note that the request is sent to its end."""
+        self._unfinished = False
 
     def create_future(self) -> asyncio.Future[None]:
         """Make a future; asking for the running loop each time would cost a system call."""
@@ -189,6 +198,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self.fail(UpstreamError(f"The engine sent invalid HTTP: {error}."))
             return
+        except httptools.HttpParserUpgrade:
+            self.fail(UpstreamError("The engine switched to another protocol."))
+            return
         if self._head_done:
             self._after_parse(data, receiver)
         elif self._fed > MAX_HEAD_BYTES:
@@ -210,7 +222,7 @@ class Connection(asyncio.Protocol):
             return False
         self._receiver = None
         # Released first: the receiver's caller may want a connection at once.
-        self._client.release(self, keep=True)
+        self._client.release(self, keep=not self._unfinished)
         receiver.head(familiar.value)
         receiver.data(data[found[1] :], last=True)
         return True
@@ -221,7 +233,8 @@ class Connection(asyncio.Protocol):
         parts.clear()
         if self._whole:
             self._receiver = None
-            self._client.release(self, keep=self._keeps_alive and not self._out_of_step)
+            keep = self._keeps_alive and not self._out_of_step and not self._unfinished
+            self._client.release(self, keep=keep)
             receiver.data(body, last=True)
         elif body:
             receiver.data(body, last=False)

@@ -20,6 +20,7 @@ from typing import Any
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -83,6 +84,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self._since = self.loop.time()
         self._served = 0
         self._head_bytes = 0
+        self._ahead_bytes = 0  # Bytes read of requests behind the one under way.
         self._body_bytes = 0
         self._mid_head = False
         self._mid_message = False
@@ -116,32 +118,46 @@ class DataPlaneProtocol(HttpToolsProtocol):
         """Parse one read; refuse what is not HTTP as we accept it."""
         if self._phase is Phase.WAITING and self._take_familiar(data):
             return
+        if self._deaf:
+            return
         if self._left:
             data = self._take_left(data)
             if not data:
                 return
-        if not self._deaf:
-            self._parse(data)
+        self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        if self._phase is not Phase.BODY:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         first = self._phase is Phase.WAITING
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            if self._should_upgrade():
-                self._end_serving()
-                self.handle_websocket_upgrade()
-                return
-            self._reject(bad_request("This upgrade is not supported."))
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._reject(self._refusal or bad_request(f"Invalid HTTP request: {error}."))
+            if not self._deaf:  # Else it is our own: nothing is read behind a refused body.
+                self._reject(self._refusal or bad_request(f"Invalid HTTP request: {error}."))
         else:
             if first and self.active is not None:
                 self._learn(data, self.active)
-            if self._phase is Phase.HEAD and self._head_bytes > self.plane.limits.header_bytes:
+            if self.pipeline:
+                self._ahead_bytes += len(data)
+                # No sooner: while reading is paused, a client cannot be seen to leave.
+                if self._ahead_bytes > HIGH_WATER_LIMIT:
+                    self.flow.pause_reading()
+            # Also a head behind a request under way, and a trailer.
+            if self._mid_message and self._head_bytes > self.plane.limits.header_bytes:
                 self._reject(head_too_large(self.plane.limits))
+
+    def _upgrade(self, rest: bytes) -> None:
+        """Change to WebSocket, or go on as if nothing had been offered (RFC 9110 §7.8)."""
+        if not self._should_upgrade():
+            if rest:
+                self._parse(rest)
+        elif self._idle(self.cycle):
+            self._end_serving()
+            self.handle_websocket_upgrade()
+        else:
+            self._reject(bad_request("A connection cannot be upgraded under an answer."))
 
     def _take_familiar(self, data: bytes) -> bool:
         """Take a request whose head is the last one's, without parsing it again."""
@@ -257,6 +273,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a head. The ASGI scope waits until it is known that one is needed."""
+        if self._deaf:
+            raise bad_request("The request before this one was refused.")
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -276,7 +294,6 @@ class DataPlaneProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Check the head, then take the request or pass it to the ASGI app."""
-        self._mid_head = False
         try:
             head = self._check_head()
         except GatewayError as error:
@@ -285,14 +302,16 @@ class DataPlaneProtocol(HttpToolsProtocol):
         route = self._claim()
         if route is None:
             self._pass_to_app(head)
-            return
-        exchange = Exchange(self, route, head)
-        exchange.keep_alive = not self.http_1_0 and self.parser.should_keep_alive()
-        self._enqueue(exchange)
+        else:
+            exchange = Exchange(self, route, head)
+            exchange.keep_alive = not self.http_1_0 and self.parser.should_keep_alive()
+            self._enqueue(exchange)
+        self._mid_head = False
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a request body."""
         self._body_bytes += len(body)
+        self._head_bytes = 0
         cycle: Any = self.cycle
         if type(cycle) is Exchange:
             if not cycle.response_complete:
@@ -322,10 +341,19 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self.http_1_0 = version == "1.0"
         if len(self.url) > MAX_URL_BYTES:
             raise head_too_large(self.plane.limits)
-        return read_head(self.headers, self.plane.limits, http_1_0=self.http_1_0)
+        head = read_head(self.headers, self.plane.limits, http_1_0=self.http_1_0)
+        # llhttp ends a message that offers an upgrade with its head: a body would be read as the
+        # next request.
+        if self.parser.should_upgrade() and (
+            head.content_length or any(name == b"transfer-encoding" for name, _ in self.headers)
+        ):
+            raise bad_request("A request with a body cannot offer an upgrade here.")
+        return head
 
     def _claim(self) -> Route | None:
-        if self.parser.get_method() != b"POST" or self.parser.should_upgrade():
+        if self.parser.get_method() != b"POST":
+            return None
+        if self.parser.should_upgrade() and self._should_upgrade():
             return None
         route = self.plane.routes.get(self.url)
         if route is None:  # With a query or in absolute form?
@@ -352,7 +380,6 @@ class DataPlaneProtocol(HttpToolsProtocol):
             self.active = exchange
             exchange.begin()
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]  # as above
 
     @staticmethod
@@ -371,7 +398,9 @@ class DataPlaneProtocol(HttpToolsProtocol):
             cycle: Any
             cycle, app = self.pipeline.pop()
             self._phase = Phase.BODY if cycle.more_body else Phase.ANSWER
-            self.flow.resume_reading()
+            if not self.pipeline:  # No sooner: each answer would let a further read pile up.
+                self._ahead_bytes = 0
+                self.flow.resume_reading()
             if type(cycle) is Exchange:
                 self.active = cycle
                 cycle.begin()
@@ -392,22 +421,37 @@ class DataPlaneProtocol(HttpToolsProtocol):
             # The one being read is the one that cannot be.
             cycle.refuse(error, active=cycle is self.active)
             return
+        if self._idle(cycle) and self._mid_message and not self._mid_head:
+            self.linger()  # It has had its answer before its body was read.
+            return
         exchange = Exchange(self, _NO_ROUTE, Head(b""))
         exchange.refuse(error)
         self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn reads of a cycle
+        entry: Any = (exchange, self.app)
         if self._idle(cycle):
-            self.active = exchange
-            exchange.begin()
+            self._begin(exchange)
         elif type(cycle) is Exchange or not cycle.more_body:
-            self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]  # as above
+            self.pipeline.appendleft(entry)
+        elif self.pipeline:
+            self.pipeline[0] = entry  # In place of the broken one, which no app has seen.
+        elif cycle.response_started:
+            self.transport.close()
         else:
-            self.transport.close()  # An app is reading the broken body: it sees a client leave.
+            # To the app that is reading the broken body, the client leaves.
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self._begin(exchange)
+
+    def _begin(self, exchange: Exchange) -> None:
+        self.active = exchange
+        exchange.begin()
 
     def linger(self) -> None:
         """Close, but let the client read our answer: unread input would reset the connection."""
         self._deaf = True
         self._phase = Phase.LINGERING
         self._since = self.loop.time()
+        self.flow.resume_reading()
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
 

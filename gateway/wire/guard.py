@@ -144,7 +144,7 @@ def _read_rare(head: Head, name: bytes, value: bytes, *, http_1_0: bool) -> None
     elif name == b"expect":
         if value.strip().lower() != b"100-continue":
             raise GatewayError(417, "expectation_failed", "Only `100-continue` may be expected.")
-        head.expects_continue = True
+        head.expects_continue = not http_1_0  # RFC 9110 §10.1.1: it would not understand.
     elif name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
         head.request_id = value
 
@@ -198,7 +198,7 @@ def read_response_head(status: int, headers: Headers) -> ResponseHead:
             lines.append(b"%b: %b\r\n" % (name, value))
     if named and not _PERSISTENCE.issuperset(named):
         lines = [line for line in lines if line.partition(b":")[0] not in named]
-    streams = status == 200 and content_type.startswith(b"text/event-stream")
+    streams = status == 200 and content_type.lower().startswith(b"text/event-stream")
     if streams:
         # A proxy in front of us must not buffer events (nginx honours the second field).
         lines.append(b"cache-control: no-cache\r\nx-accel-buffering: no\r\n")
