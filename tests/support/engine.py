@@ -25,8 +25,15 @@ class Then(StrEnum):
     RESET = "reset"
     HANG = "hang"
     """Say no more, and note when the peer leaves."""
+    YIELD = "yield"
+    """Let everybody else run, so that what follows is another read for the peer."""
     DEAF = "deaf"
     """First step only: answer when the head has come, without reading the body."""
+
+    @classmethod
+    def ends(cls) -> list[Then]:
+        """Return the ways in which an engine leaves an answer unfinished."""
+        return [cls.CLOSE, cls.RESET, cls.HANG]
 
 
 class Turn:
@@ -248,6 +255,10 @@ class Engine:
         if step is Then.HANG:
             await _until(asyncio.Event(), request, reader)
             return False
+        if step is Then.YIELD:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            return True
         if step is Then.RESET:
             linger = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
