@@ -42,8 +42,8 @@ SETTLE_S: Final = 8.0
 MAX_GROWTH_BYTES: Final = 3 * 2**20
 """Growth after the warm-up that counts as flat. One empty tuple (40 bytes) left over by each of the
 140,000 requests after it would be 5.3 MiB."""
-WARM_UP: Final = 0.3
-"""The share of the rows that may grow: caches, arenas and pools fill."""
+WARM_UP_REQUESTS: Final = 60_000
+"""Until here RSS may grow: the collector's rare rounds, arenas and pools find their size."""
 
 _PLAIN: Final = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 900}]})
 _STREAM: Final = json.dumps({"model": "m", "stream": True, "messages": []}, separators=(",", ":"))
@@ -174,22 +174,28 @@ def _metric(text: str, name: str) -> int:
     return int(sum(map(float, values)))
 
 
-def slope_bytes(rows: Sequence[Row]) -> float:
-    """Return the growth of RSS by request after the warm-up: the least-squares line's slope."""
-    points = [(row.requests, row.rss_bytes) for row in rows[int(len(rows) * WARM_UP) :]]
+def growth_bytes(rows: Sequence[Row]) -> float | None:
+    """Return by how much RSS grew after the warm-up, or None if a run was too short to tell.
+
+    It is the least-squares line's growth: a single row says little, for RSS comes in steps.
+    """
+    points = [(row.requests, row.rss_bytes) for row in rows if row.requests >= WARM_UP_REQUESTS]
+    if len(points) < 3:
+        return None
     mean_x = sum(x for x, _ in points) / len(points)
     mean_y = sum(y for _, y in points) / len(points)
     spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    return slope * (points[-1][0] - points[0][0])
 
 
 def complaints(rows: Sequence[Row], end: Row, holding: int) -> list[str]:
     """Return what was left over; `rows` begins with the idle gateway, `end` is idle again."""
     start = rows[0]
     found = []
-    growth_bytes = slope_bytes(rows[1:]) * rows[-1].requests * (1 - WARM_UP)
-    if growth_bytes > MAX_GROWTH_BYTES:
-        found.append(f"RSS grew by {growth_bytes / 2**20:.1f} MiB after the warm-up")
+    growth = growth_bytes(rows)
+    if growth is not None and growth > MAX_GROWTH_BYTES:
+        found.append(f"RSS grew by {growth / 2**20:.1f} MiB after the warm-up")
     for name, before, after in (
         ("requests in flight", 0, end.inflight),
         ("requests held by the engine", 0, holding),
@@ -226,9 +232,10 @@ async def measure(requests: int, row_count: int, console: Console) -> int:
     found = complaints(rows, end, engine.holding)
     for complaint in found:
         console.print(f"LEFT OVER: {complaint}", highlight=False)
+    growth = growth_bytes(rows)
     console.print(
-        f"{clients.finished:,} requests in {elapsed_s:.0f} s, 30 % of the clients left early; RSS "
-        f"{slope_bytes(rows[1:]):+.2f} bytes a request after the warm-up: "
+        f"{clients.finished:,} requests in {elapsed_s:.0f} s, 30 % of the clients left early; "
+        + ("" if growth is None else f"RSS {growth / 2**20:+.2f} MiB after the warm-up; ")
         + ("something was left over" if found else "nothing is left over"),
         highlight=False,
         soft_wrap=True,

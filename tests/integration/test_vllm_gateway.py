@@ -292,15 +292,16 @@ def test_a_client_that_leaves_frees_the_engine(gateway: Served, vllm_url: str) -
     body = {
         "model": "tiny",
         "messages": MESSAGES,
-        "max_tokens": 4000,
+        "max_tokens": 3000,
         "stream": True,
         "ignore_eos": True,
-        "min_tokens": 4000,
+        "min_tokens": 3000,
     }
     with (
         httpx.Client(trust_env=False, timeout=60.0) as http,
         http.stream("POST", f"{gateway.url}/v1/chat/completions", json=body) as answer,
     ):
+        assert answer.status_code == 200, answer.read()
         next(answer.iter_lines())
         until(lambda: running(vllm_url) == 1, "the engine was at work", deadline_s=5.0)
 
@@ -341,7 +342,7 @@ def test_chat_with_the_model_in_the_path(gateway: Served) -> None:
 def test_a_websocket_carries_chats(gateway: Served) -> None:
     """Two chats on one socket, chunk by chunk; then one that is cancelled."""
     url = gateway.url.replace("http", "ws", 1) + "/v1/chat/ws"
-    chat = {"model": "tiny", "messages": MESSAGES, "max_tokens": 12}
+    chat = {"model": "tiny", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
     with connect(url, proxy=None) as socket:
         for _ in range(2):
             socket.send(json.dumps(chat))
@@ -349,7 +350,7 @@ def test_a_websocket_carries_chats(gateway: Served) -> None:
             while (message := json.loads(socket.recv(timeout=60.0))).get("type") != "done":
                 said += [choice["delta"].get("content") for choice in message["choices"]]
             assert "".join(filter(None, said))
-        socket.send(json.dumps({**chat, "max_tokens": 4000, "min_tokens": 4000}))
+        socket.send(json.dumps({**chat, "max_tokens": 3000, "min_tokens": 3000}))
         assert "choices" in json.loads(socket.recv(timeout=60.0))
         socket.send('{"type": "cancel"}')
         while (message := json.loads(socket.recv(timeout=60.0))).get("type") != "cancelled":
