@@ -469,6 +469,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
         elif self._phase is Phase.HEAD:
             if age > limits.head_timeout_s:
                 self._reject(_too_slow("head"))
+        elif self.flow.read_paused:
+            self._since = now  # The engine is the slow one: it has timers of its own.
         elif age > limits.body_timeout_s + self._body_bytes / MIN_BODY_BYTES_PER_S:
             self._reject(_too_slow("body"))
 
