@@ -118,7 +118,7 @@ async def test_a_client_that_leaves_in_its_upload(serve: MakeRig) -> None:
 
 
 async def test_an_engine_that_is_slow_to_take_a_body(serve: MakeRig) -> None:
-    """A large body waits in the gateway until the engine reads; its answer is right all the same."""
+    """A large body waits in the gateway until the engine reads; its answer is as right."""
     body = json.dumps({**CHAT, "pad": "x" * 8_000_000}).encode()
     turn = Turn()
     async with serve([Then.DEAF, turn, response(b'{"late":1}')]) as rig, rig.client() as client:
