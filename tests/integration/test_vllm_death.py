@@ -1,0 +1,110 @@
+"""A real vLLM dies under its requests: the gateway's clients are told, at once and honestly."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from rich.console import Console
+
+from engines.launch import Launch, http_url
+from engines.locate import free_port
+from engines.supervisor import Engine, Supervisor
+from tests.support.process import sluice
+
+pytestmark = pytest.mark.integration
+
+# Under SIGTERM vLLM at times neither answers nor closes; then the gateway's timers end it.
+CONFIG = """\
+clusters:
+  engines:
+    endpoints: [{{url: "{url}"}}]
+    timeouts: {{first_token_s: 30, idle_s: 10}}
+models:
+  tiny: {{cluster: engines}}
+logging:
+  access: off
+"""
+# What comes later than the gateway's timers has hung.
+DEADLINE_S = 60.0
+LONG = {
+    "model": "tiny",
+    "messages": [{"role": "user", "content": "Tell me about lambda."}],
+    "max_tokens": 3000,
+    "min_tokens": 3000,
+    "n": 4,
+    "seed": 1,
+}
+
+
+def terminate(engine: Engine) -> None:
+    """SIGTERM to the server, as an operator's `kill` sends it."""
+    os.kill(engine.pid, signal.SIGTERM)
+
+
+def kill_core(engine: Engine) -> None:
+    """SIGKILL to its engine core, as the kernel's out-of-memory killer sends it."""
+    for pid in descendants(engine.pid):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("die", [terminate, kill_core])
+async def test_a_dying_engine_is_an_error_never_an_end(
+    vllm_launch: Launch, tmp_path: Path, die: Callable[[Engine], None]
+) -> None:
+    """The stream gets an error frame and no [DONE]; the plain request 502, 503 or, silent, 504."""
+    port = free_port("127.0.0.1")
+    argv = list(vllm_launch.argv)
+    argv[argv.index("--port") + 1] = str(port)
+    launch = replace(vllm_launch, name="dying", argv=tuple(argv), url=http_url("127.0.0.1", port))
+    async with Supervisor(Console(width=200)) as fleet:
+        engine = await fleet.start(launch)
+        file = tmp_path / "sluice.yaml"
+        file.write_text(CONFIG.format(url=engine.url))
+        with sluice("-c", file, model="tiny") as gateway:
+            shown, answer = await asyncio.to_thread(ask_twice, gateway.url, lambda: die(engine))
+
+    if "data: [DONE]" in shown:  # It was faster than its end; then it must be whole.
+        assert sum('"finish_reason":"length"' in line for line in shown) == LONG["n"]
+    else:
+        assert '"error"' in [line for line in shown if line][-1]
+    assert answer.status_code in {200, 502, 503, 504}
+    if answer.status_code == 200:
+        assert {one["finish_reason"] for one in answer.json()["choices"]} == {"length"}
+
+
+def ask_twice(url: str, die: Callable[[], None]) -> tuple[list[str], httpx.Response]:
+    """Ask for a plain answer and a stream; `die` when the stream has begun. Return both."""
+    url = f"{url}/v1/chat/completions"
+    with (
+        concurrent.futures.ThreadPoolExecutor() as pool,
+        httpx.Client(trust_env=False, timeout=DEADLINE_S) as http,
+    ):
+        plain = pool.submit(http.post, url, json=LONG)
+        with http.stream("POST", url, json={**LONG, "stream": True}) as stream:
+            assert stream.status_code == 200, stream.read()
+            lines = stream.iter_lines()
+            shown = [next(lines)]
+            die()
+            shown += lines
+        return shown, plain.result(DEADLINE_S)
+
+
+def descendants(leader: int) -> set[int]:
+    """Return the living processes of the session of `leader`, without itself."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(sid) == leader and state != "Z":
+            found.add(int(stat.parent.name))
+    return found - {leader}
