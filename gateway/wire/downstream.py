@@ -29,13 +29,17 @@ from gateway.model import ErrorShape, Route
 from gateway.wire.exchange import Exchange
 from gateway.wire.familiar import FamiliarHead
 from gateway.wire.guard import Head, Limits, head_too_large, read_head
-from gateway.wire.types import Refuse, Request, Serve
+from gateway.wire.turns import Turns
+from gateway.wire.types import Refuse, Serve
 
 MIN_BODY_BYTES_PER_S = 1024
 """A body that keeps this rate may take as long as it needs (Apache's mod_reqtimeout: 500)."""
 
 MAX_URL_BYTES = 16 * 1024
 """nginx and Apache stop at 8 KiB."""
+
+_OFFER = frozenset({b"upgrade", b"http2-settings"})
+"""What an offer of another protocol consists of, besides naming itself in Connection."""
 
 LINGER_S = 2.0
 """How long a refused client may go on sending before the connection closes (nginx waits 5 s)."""
@@ -94,10 +98,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self._date: tuple[object, bytes] = (None, b"")
         self._refusal: GatewayError | None = None
         self.active: Exchange | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._waiting: asyncio.Future[tuple[Request, Exchange]] | None = None
-        self._next: tuple[Request, Exchange] | None = None
-        self._lost = False
+        self.turns = Turns(plane.serve, self.loop, self.tasks)
 
     def date_line(self) -> bytes:
         """Return the Date field, which uvicorn renews every second."""
@@ -151,13 +152,34 @@ class DataPlaneProtocol(HttpToolsProtocol):
     def _upgrade(self, rest: bytes) -> None:
         """Change to WebSocket, or go on as if nothing had been offered (RFC 9110 §7.8)."""
         if not self._should_upgrade():
-            if rest:
-                self._parse(rest)
+            self._decline(rest)
         elif self._idle(self.cycle):
-            self._end_serving()
+            self.turns.end()
             self.handle_websocket_upgrade()
         else:
             self._reject(bad_request("A connection cannot be upgraded under an answer."))
+
+    def _decline(self, rest: bytes) -> None:
+        """Read a request that offers an unknown upgrade again, without the offer.
+
+        Java's HttpClient offers h2c with each request, and llhttp ends such a message with its
+        head; so a parser that has not seen the offer reads head and body.
+        """
+        lines = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self._version())]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                kept = b", ".join(token for token in tokens if token.lower() not in _OFFER)
+                lines.append(b"connection: %b\r\n" % kept)
+            elif name not in _OFFER:
+                lines.append(b"%b: %b\r\n" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # As uvicorn's own.
+        self._head_bytes = 0
+        self._parse(b"".join(lines) + b"\r\n" + rest)
+
+    def _version(self) -> bytes:
+        return self.parser.get_http_version().encode()
 
     def _take_familiar(self, data: bytes) -> bool:
         """Take a request whose head is the last one's, without parsing it again."""
@@ -217,43 +239,11 @@ class DataPlaneProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         active, self.active = self.active, None
         self.pipeline.clear()
-        if active is not None and not active.response_complete and self._task is not None:
+        if active is not None and not active.response_complete:
             if active.source is not None:
                 active.source.close()  # Now: before the task hears of it, more may come for nobody.
-            self._task.cancel()
-        self._end_serving()
-
-    # Serving: one task a connection, for exchanges come one after the other anyway. A task for
-    # each would cost 1.5 µs more, and the client's leaving ends it just the same.
-
-    def serve(self, request: Request, exchange: Exchange) -> None:
-        """Serve `request` once those before it are done."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting.set_result((request, exchange))
-            return
-        self._next = (request, exchange)
-        if self._task is None:
-            self._task = self.loop.create_task(self._serve_all())
-            self.tasks.add(self._task)
-
-    def _end_serving(self) -> None:
-        """Let the task go when it has recorded what it is at."""
-        self._lost = True
-        self._next = None
-        if self._waiting is not None:
-            self._waiting.cancel()
-        if self._task is not None:
-            self.tasks.discard(self._task)
-
-    async def _serve_all(self) -> None:
-        serve = self.plane.serve
-        while not self._lost:
-            following, self._next = self._next, None
-            if following is None:
-                self._waiting = self.loop.create_future()
-                following = await self._waiting
-            await serve(*following)
+            self.turns.cancel()
+        self.turns.end()
 
     def pause_writing(self) -> None:
         """The client reads slowly: let its engine wait."""
@@ -294,6 +284,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Check the head, then take the request or pass it to the ASGI app."""
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            return  # `_decline` will read it again.
         try:
             head = self._check_head()
         except GatewayError as error:
@@ -321,6 +313,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note the end of the request."""
+        if self._mid_head:
+            return  # The end of an offer, not of its request.
         self._head_bytes = 0
         self._mid_message = False
         cycle: Any = self.cycle
@@ -342,18 +336,15 @@ class DataPlaneProtocol(HttpToolsProtocol):
         if len(self.url) > MAX_URL_BYTES:
             raise head_too_large(self.plane.limits)
         head = read_head(self.headers, self.plane.limits, http_1_0=self.http_1_0)
-        # llhttp ends a message that offers an upgrade with its head: a body would be read as the
-        # next request.
+        # llhttp ends a message that upgrades with its head: a body would be read as frames.
         if self.parser.should_upgrade() and (
             head.content_length or any(name == b"transfer-encoding" for name, _ in self.headers)
         ):
-            raise bad_request("A request with a body cannot offer an upgrade here.")
+            raise bad_request("A WebSocket handshake has no body.")
         return head
 
     def _claim(self) -> Route | None:
-        if self.parser.get_method() != b"POST":
-            return None
-        if self.parser.should_upgrade() and self._should_upgrade():
+        if self.parser.get_method() != b"POST" or self.parser.should_upgrade():
             return None
         route = self.plane.routes.get(self.url)
         if route is None:  # With a query or in absolute form?

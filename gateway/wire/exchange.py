@@ -147,7 +147,8 @@ class Exchange:
         protocol = self._protocol
         parts = self.body
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        protocol.serve(Request(self.route, self.head, body, protocol.peer, self._rest), self)
+        request = Request(self.route, self.head, body, protocol.peer, self._rest)
+        protocol.turns.take(request, self)
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the request body."""

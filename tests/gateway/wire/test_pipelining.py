@@ -229,13 +229,33 @@ async def test_an_unknown_upgrade_is_ignored() -> None:
         assert (await client.ask(CHAT_BYTES)).status == 200
 
 
-@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+async def test_a_body_behind_an_unknown_upgrade_is_read() -> None:
+    """Java's HttpClient offers h2c with each POST: the offer is declined, the request served."""
+    offer = {
+        "Connection": "Upgrade, HTTP2-Settings",
+        "Upgrade": "h2c",
+        "HTTP2-Settings": "AAEAAEAAAAIAAAAA",
+    }
+    body = b'{"model":"m","messages":[]}'
+    async with wire() as rig, rig.client() as client:
+        client.send(post(body, "/v1/chat/completions", offer) + LIVE)
+        assert [(await client.answer()).status for _ in range(2)] == [200, 200]
+        whole = post(body, "/v1/chat/completions", offer)
+        for at in range(0, len(whole), 7):
+            client.send(whole[at : at + 7])
+        assert (await client.answer()).status == 200
+        sent = rig.engine.raw.lower()
+        assert sent.count(body) == 2
+        assert b"upgrade" not in sent
+        assert b"http2-settings" not in sent
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/generate"])
-async def test_an_upgrade_cannot_hide_a_request_in_its_body(path: str, protocol: str) -> None:
-    """The parser ends such a message with its head; its body must not become a request."""
-    offer = {"Connection": "Upgrade", "Upgrade": protocol}
+async def test_an_upgrade_cannot_hide_a_request_in_its_body(path: str) -> None:
+    """A handshake ends with its head; its body must not become a request."""
+    offer = {"Connection": "Upgrade", "Upgrade": "websocket"}
     chunky = chunked(CHAT_BYTES, path=path).replace(
-        b"Host", f"Connection: Upgrade\r\nUpgrade: {protocol}\r\nHost".encode(), 1
+        b"Host", b"Connection: Upgrade\r\nUpgrade: websocket\r\nHost", 1
     )
     for request in (post(CHAT_BYTES, path, offer), chunky):
         async with wire() as rig, rig.client() as client:
