@@ -98,6 +98,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self._date: tuple[object, bytes] = (None, b"")
         self._refusal: GatewayError | None = None
         self.active: Exchange | None = None
+        self._app_cycle: Any = None
+        """The app's request under way, or its last one."""
         self.turns = Turns(plane.serve, self.loop, self.tasks)
 
     def date_line(self) -> bytes:
@@ -239,6 +241,10 @@ class DataPlaneProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         active, self.active = self.active, None
         self.pipeline.clear()
+        if self._app_cycle is not None:
+            # uvicorn tells only the request that was read last.
+            self._app_cycle.disconnected = True
+            self._app_cycle.message_event.set()
         if active is not None and not active.response_complete:
             if active.source is not None:
                 active.source.close()  # Now: before the task hears of it, more may come for nobody.
@@ -327,6 +333,10 @@ class DataPlaneProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     # Inside.
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._app_cycle = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _check_head(self) -> Head:
         version = self.parser.get_http_version()

@@ -356,6 +356,17 @@ async def test_a_client_that_leaves_takes_its_queue_along() -> None:
         assert rig.outcomes() == {"cancelled": 1}
 
 
+async def test_a_client_that_leaves_ends_the_apps_request_before_its_queue() -> None:
+    """A route of the app hears of the leaving too when another request has been read since."""
+    async with wire([*stream(token("a"), whole=False), Then.HANG]) as rig, rig.client() as client:
+        client.send(post({"model": "m", "prompt": "x", "stream": True}, "/v1/generate"))
+        request = await rig.engine.wait_requests(1)
+        client.send(CHAT_BYTES)
+        await eventually(lambda: len(rig.protocols[0].pipeline) == 1)
+        client.leave()
+        await request.abandoned(within_s=1)
+
+
 async def test_a_cut_answer_ends_the_queue() -> None:
     """Behind an answer that broke off no other may follow: the client could not tell them apart."""
     whole = response(b"x" * (3 << 20))
