@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
@@ -59,7 +60,8 @@ class AccessLog(Generic[R]):
         self._wake.set()
         self._thread.join()
         if self._owns_file:
-            self._file.close()
+            with suppress(OSError):  # A full disk again; its lines are counted already.
+                self._file.close()
 
     def _run(self) -> None:
         while not self._closing:

@@ -52,14 +52,14 @@ async def list_models(
         async for attempt in attempts:
             with attempt:
                 response = await http.get(endpoint.url + "/v1/models", timeout=timeout_s)
-    except RetryError:
+    except (RetryError, httpx.HTTPError):  # The second: a broken content coding, say.
         return None
     if not response.is_success:
         return None
     try:
         entries = response.json()["data"]
         return [entry for entry in entries if isinstance(entry["id"], str)]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -1,0 +1,67 @@
+"""The access log takes every line at once and never makes a request wait for a disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.telemetry import logs
+from gateway.telemetry.logs import AccessLog
+
+
+def line_of(record: int) -> str:
+    return f"line {record}\n"
+
+
+def test_lines_are_written_in_order_and_to_the_end(tmp_path: Path) -> None:
+    """Closing writes what is left; an existing file is appended to."""
+    path = tmp_path / "access.log"
+    path.write_text("before\n")
+    log = AccessLog(str(path), line_of)
+    for record in range(1000):
+        log.write(record)
+    log.close()
+    assert path.read_text() == "before\n" + "".join(map(line_of, range(1000)))
+    assert log.dropped == 0
+
+
+@pytest.mark.parametrize("count", [3, 3000])
+def test_a_full_disk_drops_lines_and_counts_them(
+    count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither writing nor closing fails; it is said once."""
+    log = AccessLog("/dev/full", line_of, interval_s=0.001)
+    for record in range(count):
+        log.write(record)
+    log.close()
+    assert log.dropped == count
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_slow_disk_costs_lines_not_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past the cap, lines are dropped and counted."""
+    monkeypatch.setattr(logs, "MAX_PENDING", 10)
+    log = AccessLog(str(tmp_path / "access.log"), line_of, interval_s=3600)
+    for record in range(25):
+        log.write(record)
+    log.close()
+    assert log.dropped == 15
+    assert (tmp_path / "access.log").read_text() == "".join(map(line_of, range(10)))
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_at_the_start(tmp_path: Path) -> None:
+    """Not something that a running gateway finds out."""
+    with pytest.raises(OSError, match="No such file"):
+        AccessLog(str(tmp_path / "no" / "access.log"), line_of)
+
+
+def test_standard_output_stays_open(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """`-` writes there and closing leaves it to others."""
+    log = AccessLog("-", line_of)
+    log.write(1)
+    log.close()
+    print("after", flush=True)  # noqa: T201  that it still can is the point
+    assert capfdbinary.readouterr().out == b"line 1\nafter\n"
