@@ -147,10 +147,12 @@ async def _protocol(gateway: Gateway) -> AsyncIterator[int]:
             async with asyncio.timeout(PATIENCE_S):
                 url = await ready
             yield int(url.rpartition(":")[2])
+            await asyncio.sleep(
+                0.002
+            )  # uvicorn waits 0.1 s if a client's leaving is not yet heard.
         finally:
             running.cancel()
             gc.set_threshold(*thresholds)
-            gc.unfreeze()
 
 
 @asynccontextmanager
