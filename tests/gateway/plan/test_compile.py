@@ -1,0 +1,66 @@
+"""Configured names come first; what endpoints list fills the clusters that no model names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.config.spec import Config
+from gateway.plan.compile import compile_table
+from gateway.plan.table import Table
+from gateway.upstream.cluster import Cluster
+
+TWO = {"a": {"endpoints": [{"url": "http://a1"}, {"url": "http://a2"}]}}
+OTHER = {"b": {"endpoints": [{"url": "http://b1"}]}}
+
+
+def parts(clusters: dict[str, Any], models: dict[str, Any]) -> tuple[Config, dict[str, Cluster]]:
+    config = Config.model_validate({"clusters": clusters, "models": models})
+    return config, {
+        name: Cluster(name, spec, lambda: 0.0) for name, spec in config.clusters.items()
+    }
+
+
+def lists(cluster: Cluster, number: int, *ids: str) -> None:
+    endpoint = cluster.endpoints[number]
+    endpoint.models = ids
+    cluster.models[endpoint.id] = [{"id": one, "max_model_len": 8} for one in ids]
+
+
+def test_configured_names_and_aliases_lead_to_their_cluster() -> None:
+    """All of its endpoints, under the engines' name; metrics have the model's own."""
+    config, clusters = parts(
+        TWO, {"m": {"cluster": "a", "upstream_model": "engine/m", "aliases": ["x"]}}
+    )
+    lists(clusters["a"], 0, "engine/m", "unnamed")
+    table = compile_table(config, clusters, Table({}))
+    assert set(table.plans) == {"m", "x"}
+    plan = table.lookup("x")
+    assert (plan.model, plan.label, plan.upstream_model) == ("x", "m", "engine/m")
+    assert plan.pool is table.lookup("m").pool
+    assert plan.pool.endpoints == tuple(clusters["a"].endpoints)
+    assert table.entries["x"].metadata == {"id": "engine/m", "max_model_len": 8}
+
+
+def test_listed_models_are_served_by_those_who_list_them() -> None:
+    """A cluster without models in the configuration serves what it says; the first one wins."""
+    config, clusters = parts({**TWO, **OTHER}, {})
+    lists(clusters["a"], 0, "both", "one")
+    lists(clusters["a"], 1, "both")
+    lists(clusters["b"], 0, "one", "third")
+    table = compile_table(config, clusters, Table({}))
+    first, second = clusters["a"].endpoints
+    assert table.lookup("both").pool.endpoints == (first, second)
+    assert table.lookup("one").pool.endpoints == (first,)
+    assert table.lookup("third").pool.cluster == "b"
+
+
+def test_pools_whose_members_stay_are_kept() -> None:
+    """Their balancer goes on where it was; a changed pool is a new one."""
+    config, clusters = parts(TWO, {})
+    lists(clusters["a"], 0, "m")
+    old = compile_table(config, clusters, Table({}))
+    lists(clusters["a"], 0, "m", "n")
+    new = compile_table(config, clusters, old)
+    assert new.lookup("m").pool is old.lookup("m").pool is new.lookup("n").pool
+    lists(clusters["a"], 1, "m")
+    assert compile_table(config, clusters, new).lookup("m").pool is not old.lookup("m").pool
