@@ -9,7 +9,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import TracebackType
 from typing import Any, Self
 
 PATIENCE_S = 10.0
@@ -29,11 +28,6 @@ class Then(StrEnum):
     """Let everybody else run, so that what follows is another read for the peer."""
     DEAF = "deaf"
     """First step only: answer when the head has come, without reading the body."""
-
-    @classmethod
-    def ends(cls) -> list[Then]:
-        """Return the ways in which an engine leaves an answer unfinished."""
-        return [cls.CLOSE, cls.RESET, cls.HANG]
 
 
 class Turn:
@@ -166,12 +160,7 @@ class Engine:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._server.close()
         for writer in list(self._writers):
             writer.transport.abort()

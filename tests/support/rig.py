@@ -21,7 +21,7 @@ from gateway.config.spec import Config
 from gateway.wire.asgi import DataPlaneApp
 from gateway.wire.guard import Limits
 from tests.support.control import ManualClock
-from tests.support.engine import Engine, Script, response
+from tests.support.engine import Engine, Script, Turn, response
 from tests.support.raw import PATIENCE_S, Answer, RawClient, post
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -89,6 +89,29 @@ class Rig:
     async def settled(self) -> None:
         """Wait until no request is in flight, which a leak would never let happen."""
         await eventually(lambda: self.inflight == 0)
+
+
+async def read_event(client: RawClient) -> bytes:
+    """Read chunks until they make a whole event."""
+    got = b""
+    while not got.endswith(b"\n\n"):
+        got += await client.piece()
+    return got
+
+
+async def ask_past_commit(
+    rig: Rig, turn: Turn, request: dict[str, object], path: str = "/v1/chat/completions"
+) -> bytes:
+    """Send a request whose script waits at `turn` after its first event; return the body."""
+    async with rig.client() as client:
+        client.send(post(request, path))
+        head = await client.head()
+        assert head.status == 200
+        body = await read_event(client)
+        turn.go.set()
+        while piece := await client.piece():
+            body += piece
+        return body
 
 
 async def eventually(true: Any, patience_s: float = PATIENCE_S) -> None:
