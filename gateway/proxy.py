@@ -92,8 +92,8 @@ class Proxy:
         series = record.series
         assert series is not None  # noqa: S101  set by _plan
         lines = lease.client.head(route.path)
-        if head.authorization is not None and plan.pool.forward_authorization:
-            lines += b"authorization: %b\r\n" % head.authorization
+        if plan.pool.forward_authorization:
+            lines += head.credentials
         out = outgoing(request, facts, plan, record.request_id, lines)
 
         def watch() -> Watcher:

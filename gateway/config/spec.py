@@ -96,7 +96,9 @@ class Endpoint(Spec):
         examples=["http://gpu-1:8000", "http://[fd00::1]:8000"],
     )
     weight: Weight = Field(
-        default=1.0, description="Share of requests relative to the cluster's other endpoints."
+        default=1.0,
+        description="How much this endpoint can carry relative to the cluster's others; "
+        "`least_inflight` counts by it.",
     )
 
 
@@ -169,7 +171,9 @@ class Cluster(Spec):
         examples=["${VLLM_KEY}"],
     )
     forward_authorization: bool = Field(
-        default=False, description="Pass the client's own Authorization header on to the engines."
+        default=False,
+        description="Pass the client's own keys on to the engines: the fields Authorization, "
+        "x-api-key and api-key.",
     )
     tls: UpstreamTls = Field(default=UpstreamTls(), description="Trust of https:// endpoints.")
     max_idle_connections: Count = Field(

@@ -8,7 +8,7 @@ also builds the block to forward (the pass costs about 0.15 µs a field).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.errors import GatewayError, bad_request
 
@@ -38,10 +38,14 @@ _OURS = HOP_BY_HOP | {
     b"content-encoding",
     b"content-type",
     b"expect",
+    b"api-key",
     b"authorization",
+    b"x-api-key",
     b"accept-encoding",
     b"x-request-id",
 }
+
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 
 # Response fields that this hop replaces.
 _RESPONSE_OURS = HOP_BY_HOP | {b"content-length", b"date", b"server", b"x-request-id"}
@@ -72,7 +76,8 @@ class Head:
     """Header lines, each with its CRLF, that may travel upstream as they are."""
     content_length: int | None = None
     content_type: bytes = b""
-    authorization: bytes | None = None
+    credentials: bytes = field(default=b"", repr=False)
+    """The client's own keys as header lines: Authorization, Anthropic's and Azure's fields."""
     request_id: bytes | None = None
     expects_continue: bool = False
 
@@ -98,8 +103,8 @@ def read_head(headers: Headers, limits: Limits, *, http_1_0: bool = False) -> He
             head.content_length = _read_length(value, limits)
         elif name == b"content-type":
             head.content_type = value
-        elif name == b"authorization":
-            head.authorization = value
+        elif name in _CREDENTIALS:
+            head.credentials += b"%b: %b\r\n" % (name, value)
         elif name == b"connection":
             named += [token.strip() for token in value.lower().split(b",")]
         else:

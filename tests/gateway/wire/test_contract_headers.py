@@ -135,7 +135,8 @@ async def test_the_engines_own_hop_does_not_reach_the_client(serve: MakeRig) -> 
 async def test_the_clusters_key_is_added(serve: MakeRig) -> None:
     """The engine sees the gateway's credentials, never the client's."""
     async with serve([response()], cluster={"api_key": "engine-key"}) as rig:
-        await rig.post(fields={"Authorization": "Bearer client-key"})
+        keys = {"Authorization": "Bearer client-key", "X-Api-Key": "client-key-2"}
+        await rig.post(fields={**keys, "Api-Key": "client-key-3"})
         request = rig.engine.requests[0]
         assert request.header(b"authorization") == [b"Bearer engine-key"]
         assert b"client-key" not in rig.engine.raw

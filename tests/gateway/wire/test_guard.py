@@ -110,7 +110,7 @@ def test_the_gateways_own_fields_are_read() -> None:
         Limits(),
     )
     assert (head.content_length, head.content_type) == (7, b"application/json")
-    assert (head.authorization, head.request_id) == (b"Bearer k", b"id-1")
+    assert (head.credentials, head.request_id) == (b"authorization: Bearer k\r\n", b"id-1")
     assert head.expects_continue
     assert head.forward == b"accept: */*\r\ntraceparent: 00-1-2-01\r\n"
 
