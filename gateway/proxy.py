@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from binascii import hexlify
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from random import Random
+from typing import Any
 
 from gateway.api.body import Facts, read_json
 from gateway.api.prepare import outgoing, read_form
@@ -50,7 +51,25 @@ class Proxy:
         """Answer one request: the engine's whole answer, or one honest error."""
         record = self._begin(request.route, request.head, request.client)
         try:
-            await self._answer(request, down, record)
+            if request.route.multipart:
+                facts = await read_form(request)
+            else:
+                facts = read_json(request.body, self._max_json_depth)
+            plan = self._plan(facts, record)
+            with plan.pool.pick(plan.model) as lease:
+                record.cluster, record.endpoint = plan.pool.cluster, lease.endpoint.id
+                reply = await self._send(request, facts, plan, lease, record)
+                try:
+                    self._commit(reply, plan, down, record)
+                    if not reply.ended:
+                        await reply.news()
+                finally:  # Also when the client has left: its engine must hear of it.
+                    if not reply.ended:
+                        reply.cancel()
+                    record.first_at, record.usage = reply.first_at, reply.usage()
+                self._conclude(reply, request, down, record)
+        except UpstreamError as failure:
+            self._refuse(error_of(failure), request, down, record)
         except GatewayError as error:
             self._refuse(error, request, down, record)
         except Exception:  # The outermost edge: a defect must not become a hanging client.
@@ -59,79 +78,43 @@ class Proxy:
         finally:
             self._recorder.finish(record)
 
-    async def _answer(self, request: Request, down: Downstream, record: Record) -> None:
-        if request.route.multipart:
-            facts = await read_form(request)
-        else:
-            facts = read_json(request.body, self._max_json_depth)
-        plan = self._plan(facts, record)
-        with plan.pool.pick(plan.model) as lease:
-            record.endpoint = lease.endpoint.id
-            result: str = Outcome.CANCELLED
-            try:
-                reply = await self._send(request, facts, plan, lease, record)
-                await self._relay(reply, request, down, record)
-                result = record.error or record.outcome
-            except GatewayError as error:
-                result = error.code
-                raise
-            finally:
-                self._recorder.metrics.attempted(plan.pool.cluster, lease.endpoint.id, result)
-
     def _plan(self, facts: Facts, record: Record) -> Plan:
-        model = facts.model or ""
-        plan = self._table().lookup(model)
+        plan = self._table().lookup(facts.model or "")
         record.model = plan.model
         record.series = self._recorder.metrics.series(plan.label, record.route)
         return plan
 
-    async def _send(
+    def _send(
         self, request: Request, facts: Facts, plan: Plan, lease: Lease, record: Record
-    ) -> Reply:
-        route, head = request.route, request.head
+    ) -> Coroutine[Any, Any, Reply]:
+        """Put the request to the endpoint; the reply is ready when this has been awaited."""
         series = record.series
         assert series is not None  # noqa: S101  set by _plan
-        lines = lease.client.head(route.path)
+        lines = lease.client.head(request.route.path)
         if plan.pool.forward_authorization:
-            lines += head.credentials
+            lines += request.head.credentials
         out = outgoing(request, facts, plan, record.request_id, lines)
 
         def watch() -> Watcher:
-            return watcher_for(route, facts, strip_usage=out.strips_usage)
+            return watcher_for(request.route, facts, strip_usage=out.strips_usage)
 
         def new_reply() -> Reply:
             return Reply(watch, plan.rename, series.inter_token, self._monotonic)
 
-        try:
-            if out.rest is None:
-                reply = await send(lease.client, out.data, new_reply, self._monotonic)
-            else:
-                reply = await send_streaming(
-                    lease.client, out.data, out.rest, new_reply, self._monotonic
-                )
-        except UpstreamError as failure:
-            raise error_of(failure) from None
-        error = judge(reply, own_credentials=not plan.pool.forward_authorization)
-        if error is None:
-            return reply
-        if not reply.ended:
-            reply.cancel()
-        raise error
+        if out.rest is None:
+            return send(lease.client, out.data, new_reply, self._monotonic)
+        return send_streaming(lease.client, out.data, out.rest, new_reply, self._monotonic)
 
-    async def _relay(
-        self, reply: Reply, request: Request, down: Downstream, record: Record
-    ) -> None:
+    def _commit(self, reply: Reply, plan: Plan, down: Downstream, record: Record) -> None:
+        """Show the reply to the client from here on. Raises `GatewayError` if it is no answer."""
+        error = judge(reply, own_credentials=not plan.pool.forward_authorization)
+        if error is not None:
+            raise error
         record.status = reply.status
         record.stream = reply.streams
-        try:
-            reply.splice(down, b"%bx-request-id: %b\r\n" % (reply.lines, record.request_id))
-            if not reply.ended:
-                await reply.news()
-        finally:
-            if not reply.ended:
-                reply.cancel()
-            record.first_at = reply.first_at
-            record.usage = reply.usage()
+        reply.splice(down, b"%bx-request-id: %b\r\n" % (reply.lines, record.request_id))
+
+    def _conclude(self, reply: Reply, request: Request, down: Downstream, record: Record) -> None:
         failed = None if reply.failure is None else error_of(reply.failure)
         if failed is not None:
             record.error = failed.code

@@ -18,6 +18,7 @@ class Record:
 
     __slots__ = (
         "client",
+        "cluster",
         "ended_at",
         "endpoint",
         "error",
@@ -46,7 +47,9 @@ class Record:
         """Seconds since the epoch at the end."""
         self.model = ""
         self.series: Series | None = None
+        self.cluster = ""
         self.endpoint = ""
+        """Who was asked; empty if it never came to that."""
         self.status = 499
         """What the client saw; 499 if it left first."""
         self.outcome = Outcome.CANCELLED
@@ -70,6 +73,9 @@ class Recorder:
         record.ended_at = now = self._monotonic()
         series = record.series or self.metrics.series(UNKNOWN_MODEL, record.route)
         series.outcomes[record.outcome] += 1
+        if record.endpoint:
+            result = record.error or record.outcome
+            self.metrics.attempted(record.cluster, record.endpoint, result)
         series.duration.observe(now - record.started_at)
         if record.first_at:
             series.first_token.observe(record.first_at - record.started_at)

@@ -81,7 +81,7 @@ class Seen:
             async for piece in request.rest:
                 body += piece
         head = request.head
-        about = (head.forward, head.content_type, head.authorization, head.request_id)
+        about = (head.forward, head.content_type, head.credentials, head.request_id)
         self.requests.append((request.route.name, about, body))
         await asyncio.sleep(0)  # An engine takes its time.
         down.respond(200, b"", b"core:" + body)
