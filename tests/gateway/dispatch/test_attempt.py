@@ -145,6 +145,33 @@ async def test_a_cancelled_request_closes_its_connection() -> None:
             await one.settled(0)
 
 
+async def test_a_cancel_in_the_turn_of_the_last_byte_leaves_the_connection_alone() -> None:
+    """The answer is whole and its connection free again, maybe another request's by now."""
+
+    class Leaving(Reply):
+        """Its client leaves once the reply has woken the sender, before that has run on."""
+
+        __slots__ = ()
+
+        def data(self, data: bytes, *, last: bool) -> None:
+            super().data(data, last=last)
+            sending.cancel()
+
+    async with Engine([response()]) as engine:
+        with bench(engine) as one:
+            gaps = Histogram((1.0,))
+
+            def reply() -> Reply:
+                watcher = ChatWatcher(1, strip_usage=False)
+                return Leaving(lambda: watcher, None, gaps, one.clock.monotonic)
+
+            sending = asyncio.ensure_future(send(one.client, GET_ON, reply, one.clock.monotonic))
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            assert one.client.take(one.clock.now) is not None
+            await one.settled(1)
+
+
 # Bodies that are still coming.
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.dispatch.outcome import error_of, outcome_of
+from gateway.dispatch.outcome import error_of, judge, outcome_of
 from gateway.errors import GatewayError, bad_request, upstream_error
 from gateway.model import Outcome
-from gateway.relay.watch import Failure
+from gateway.relay.reply import Reply
+from gateway.relay.watch import ChatWatcher, Failure
+from gateway.telemetry.metrics import Histogram
+from gateway.wire.guard import read_response_head
 from gateway.wire.types import UpstreamError
 
 
@@ -45,3 +48,50 @@ def test_each_end_has_its_outcome(
 ) -> None:
     """Whose fault it was, and whether the client saw a byte."""
     assert outcome_of(status, failed, committed=committed) is outcome
+
+
+def reply(status: int, body: bytes = b"{}") -> Reply:
+    """A whole JSON reply, as a connection would have delivered it."""
+    one = Reply(lambda: ChatWatcher(1, strip_usage=False), None, Histogram((1.0,)), lambda: 0.0)
+    one.head(read_response_head(status, [(b"content-type", b"application/json")]))
+    one.data(body, last=True)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("status", "own_credentials", "code"),
+    [
+        (200, True, None),
+        (400, True, None),
+        (404, True, None),
+        (429, True, None),
+        (401, False, None),
+        (403, False, None),
+        (401, True, "upstream_error"),
+        (403, True, "upstream_error"),
+        (301, True, "upstream_error"),
+        (307, False, "upstream_error"),
+        (500, False, "upstream_error"),
+        (503, False, "overloaded"),
+    ],
+)
+def test_what_a_status_amounts_to(status: int, own_credentials: bool, code: str | None) -> None:
+    """4xx are the engine's answers; a refusal of the gateway's own key is not about the client."""
+    error = judge(reply(status), own_credentials=own_credentials)
+    assert (error.code if error else None) == code
+
+
+def test_a_failure_in_a_200_is_judged_before_its_status() -> None:
+    """An error object with status 200 is an error."""
+    error = judge(reply(200, b'{"error":{"message":"out of memory"}}'), own_credentials=True)
+    assert error is not None
+    assert error.message == "The engine failed: out of memory"
+
+
+def test_an_engines_own_words_reach_the_client_cut_short() -> None:
+    """The reason is passed on, but not a traceback of any length."""
+    body = b'{"error":{"message":"' + b"x" * 5000 + b'"}}'
+    error = judge(reply(500, body), own_credentials=True)
+    assert error is not None
+    assert error.message.startswith("The engine answered 500. The engine failed: xxx")
+    assert len(error.message) < 400
