@@ -69,6 +69,30 @@ class Plane:
 class DataPlaneProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with guards, deadlines and the data plane."""
 
+    # uvicorn's class keeps a __dict__. With ours in it as well, it would pass the 30 names up to
+    # which CPython lays attributes out in line; and hundreds of connections share one cache.
+    __slots__ = (
+        "_ahead_bytes",
+        "_body_bytes",
+        "_date",
+        "_deaf",
+        "_familiar",
+        "_head_bytes",
+        "_left",
+        "_mid_head",
+        "_mid_message",
+        "_phase",
+        "_refusal",
+        "_served",
+        "_since",
+        "active",
+        "http_1_0",
+        "peer",
+        "plane",
+        "turns",
+        "write_paused",
+    )
+
     def __init__(
         self,
         config: Config,
