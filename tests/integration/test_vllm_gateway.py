@@ -351,7 +351,7 @@ def test_a_websocket_carries_chats(gateway: Served) -> None:
     """Two chats on one socket, chunk by chunk; then one that is cancelled.
 
     On two cores vLLM's server may deliver thousands of tokens at once, and then the cancel comes
-    too late: that one is honoured in time is shown with the simulated engine, at its own pace.
+    too late; that one in time is honoured, tests/gateway/control/test_chat_socket.py shows.
     """
     url = gateway.url.replace("http", "ws", 1) + "/v1/chat/ws"
     chat = {"model": "tiny", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
