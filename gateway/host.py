@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.config.spec import Server
+from gateway.config.server import Server
 from gateway.wire.downstream import DataPlaneProtocol, Plane
 
 BACKLOG = 4096

@@ -44,7 +44,7 @@ def serve(
     port: Annotated[int | None, PortOption] = None,
     balancer: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="round_robin or least_inflight; only with --endpoint."),
+        typer.Option(metavar="NAME", help="p2c (default), round_robin, …; only with --endpoint."),
     ] = None,
     access_log: Annotated[
         str | None,

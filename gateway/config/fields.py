@@ -44,6 +44,9 @@ EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
 UrlPath = Annotated[str, AfterValidator(url_path)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
 Switchable = Annotated[Text | None, BeforeValidator(_off)]
+Pause = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_no_bool)]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), BeforeValidator(_no_bool)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_no_bool)]
 Weight = Annotated[float, Field(ge=0.001, le=1000, allow_inf_nan=False), BeforeValidator(_no_bool)]
 
 

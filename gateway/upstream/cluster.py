@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from gateway.config.spec import Cluster as ClusterSpec
-from gateway.config.spec import Endpoint as EndpointSpec
+from gateway.config.cluster import Cluster as ClusterSpec
+from gateway.config.cluster import Endpoint as EndpointSpec
 from gateway.upstream.balancer import BALANCERS
 from gateway.upstream.endpoint import Endpoint, ProbeSpec
 from gateway.upstream.health import ModelEntry, Watch

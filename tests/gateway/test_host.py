@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from gateway.config.spec import Server
+from gateway.config.server import Server
 from gateway.host import bind, url_of
 
 

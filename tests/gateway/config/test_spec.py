@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gateway.config.spec import BALANCERS, Cluster, Config, Logging, Server, Timeouts
+from gateway.config.cluster import BALANCERS, Cluster, Timeouts
+from gateway.config.server import Server
+from gateway.config.spec import Config, Logging
 from gateway.upstream import balancer
 
 GPU = {"endpoints": [{"url": "http://gpu-1:8000"}]}

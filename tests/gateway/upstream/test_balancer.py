@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.spec import BALANCERS as CONFIGURABLE
+from gateway.config.cluster import BALANCERS as CONFIGURABLE
 from gateway.upstream.balancer import BALANCERS, LeastInflight, RoundRobin
 from gateway.upstream.endpoint import Endpoint
 
