@@ -31,7 +31,7 @@ class Model(Spec):
     )
     fallbacks: tuple[ModelName, ...] = Field(
         default=(),
-        description="Models that answer in its place, in order, when every attempt at it has failed, "
+        description="Models that answer in its place, in order, when each attempt at it failed, "
         "or when a request is too long for it and not for them. The answer names the one "
         "that gave it.",
     )
