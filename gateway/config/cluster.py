@@ -135,8 +135,8 @@ class Retries(Spec):
     )
     max_wait_s: Pause = Field(
         default=10,
-        description="Longest Retry-After of an engine that is waited for, when no other endpoint "
-        "can take the request.",
+        description="Seconds of an engine's Retry-After that are waited for at the most, when no "
+        "other endpoint can take the request.",
     )
 
 
@@ -151,7 +151,7 @@ class Breaker(Spec):
         description="Seconds until one request may try again; grows by as many with each "
         "failure of that try.",
     )
-    max_open_s: Seconds = Field(default=300, description="The longest that it grows to.")
+    max_open_s: Seconds = Field(default=300, description="Seconds that it grows to.")
 
 
 class Outliers(Spec):
@@ -173,7 +173,7 @@ class Outliers(Spec):
         description="Seconds out of the pool, times the number of ejections. Envoy: 30.",
     )
     max_eject_s: Seconds = Field(
-        default=300, description="The longest ejection. Envoy's default is 300."
+        default=300, description="Seconds of the longest ejection. Envoy's default is 300."
     )
     max_ejected_percent: Percent = Field(
         default=50, description="Most of a pool that may be ejected at once."

@@ -9,12 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import NamedTuple
 
 Loc = tuple[str | int, ...]
 Urls = Mapping[str, Sequence[str | None]]
 """Endpoint URLs by cluster. None, here and below, stands for something unreadable."""
-References = Mapping[str, tuple[str | None, Sequence[str | None]]]
-"""Cluster and aliases by model."""
+
+
+class References(NamedTuple):
+    """Which names one model uses."""
+
+    cluster: str | None
+    aliases: Sequence[str | None] = ()
+    fallbacks: Sequence[str | None] = ()
+
+
+Models = Mapping[str, References]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +37,14 @@ class Conflict:
     """Words that can follow the key."""
 
 
-def conflicts(clusters: Urls, models: References) -> list[Conflict]:
+def conflicts(clusters: Urls, models: Models) -> list[Conflict]:
     """Check the endpoints' URLs and the models' names against each other."""
-    return [*_endpoints(clusters), *_references(clusters, models), *_aliases(models)]
+    return [
+        *_endpoints(clusters),
+        *_references(clusters, models),
+        *_aliases(models),
+        *_fallbacks(models),
+    ]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -52,8 +67,8 @@ def _endpoints(clusters: Urls) -> Iterator[Conflict]:
             first.setdefault(url, index)
 
 
-def _references(clusters: Urls, models: References) -> Iterator[Conflict]:
-    for name, (cluster, _) in models.items():
+def _references(clusters: Urls, models: Models) -> Iterator[Conflict]:
+    for name, (cluster, *_) in models.items():
         if cluster is not None and cluster not in clusters:
             yield Conflict(
                 ("models", name, "cluster"),
@@ -62,9 +77,9 @@ def _references(clusters: Urls, models: References) -> Iterator[Conflict]:
             )
 
 
-def _aliases(models: References) -> Iterator[Conflict]:
+def _aliases(models: Models) -> Iterator[Conflict]:
     owner: dict[str, str] = {}
-    for name, (_, aliases) in models.items():
+    for name, (_, aliases, _) in models.items():
         for index, alias in enumerate(aliases):
             if alias is None:
                 continue
@@ -76,3 +91,29 @@ def _aliases(models: References) -> Iterator[Conflict]:
                 where = "in this list" if owner[alias] == name else f'an alias of "{owner[alias]}"'
                 yield Conflict(loc, f'"{alias}" is already {where}')
             owner.setdefault(alias, name)
+
+
+def _fallbacks(models: Models) -> Iterator[Conflict]:
+    # Circles are harmless: only the first model's own list is followed.
+    owner = {alias: name for name, (_, aliases, _) in models.items() for alias in aliases if alias}
+    owner |= {name: name for name in models}
+    for name, (_, _, fallbacks) in models.items():
+        first: dict[str, int] = {}
+        for index, fallback in enumerate(fallbacks):
+            if fallback is None:
+                continue
+            loc = ("models", name, "fallbacks", index)
+            target = owner.get(fallback)
+            if target is None:
+                yield Conflict(
+                    loc,
+                    f'names the model "{fallback}", which is not under `models:`'
+                    + nearest(fallback, list(owner)),
+                )
+            elif target == name:
+                yield Conflict(loc, f'"{fallback}" is the model itself')
+            elif target in first:
+                where = f"number {first[target] + 1} of this list"
+                yield Conflict(loc, f'"{fallback}" is the same model as {where}')
+            else:
+                first[target] = index

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config.conflicts import Loc, References, Urls, conflicts, nearest
+from gateway.config.conflicts import Loc, Models, References, Urls, conflicts, nearest
 from gateway.config.names import endpoint_url
 from gateway.config.problems import Problem, key_path
 from gateway.config.schema import known_keys
@@ -125,7 +125,7 @@ def _problem(file: str, position: Position, loc: Loc, message: str) -> Problem:
     return Problem(file, position.line, position.column, key_path(loc), message)
 
 
-def _names(value: object) -> tuple[Urls, References]:
+def _names(value: object) -> tuple[Urls, Models]:
     """Return what `conflicts` compares, as far as a refused configuration has it."""
     clusters, models = _member(value, "clusters"), _member(value, "models")
     if not isinstance(clusters, dict):
@@ -137,9 +137,10 @@ def _names(value: object) -> tuple[Urls, References]:
     if not isinstance(models, dict):
         return urls, {}
     return urls, {
-        name: (
+        name: References(
             _text(_member(model, "cluster")),
             [_text(alias) for alias in _items(_member(model, "aliases"))],
+            [_text(fallback) for fallback in _items(_member(model, "fallbacks"))],
         )
         for name, model in models.items()
     }

@@ -94,7 +94,8 @@ class Server(Spec):
     )
     max_event_loop_lag_s: Seconds = Field(
         default=1,
-        description="New requests are refused with 503 while the event loop runs later than this.",
+        description="Seconds that the event loop may run late; while it is later, new requests "
+        "are refused with 503.",
     )
     admin: Admin | None = Field(
         default=Admin(), description="The operators' listener; null for none."

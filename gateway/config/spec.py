@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gateway.config.cluster import Cluster
-from gateway.config.conflicts import conflicts
+from gateway.config.conflicts import References, conflicts
 from gateway.config.fields import ClusterName, ModelName, Seconds, Spec, Switchable, Text
 from gateway.config.server import Server
 
@@ -82,7 +82,10 @@ class Config(Spec):
                 name: [endpoint.url for endpoint in cluster.endpoints]
                 for name, cluster in self.clusters.items()
             },
-            {name: (model.cluster, model.aliases) for name, model in self.models.items()},
+            {
+                name: References(model.cluster, model.aliases, model.fallbacks)
+                for name, model in self.models.items()
+            },
         )
         errors = [
             InitErrorDetails(

@@ -76,7 +76,7 @@ models:
         "4:44: clusters.llama.endpoints[1].url is the same endpoint as number 1 of this cluster",
         (
             "5:15: clusters.llama.balancer is not a balancer; "
-            "choose one of round_robin, least_inflight"
+            "choose one of round_robin, weighted, least_inflight, p2c, session, prefix"
         ),
         (
             "6:14: clusters.llama.api_key needs the environment variable NOPE, which is not set "
@@ -133,8 +133,9 @@ models:
             '"\\e[2J": 1',
             (
                 '4:5: clusters.a["\\x1b[2J"] is not a known key (known here: kind, endpoints, '
-                "balancer, timeouts, health, api_key, forward_authorization, tls, "
-                "max_idle_connections)"
+                "registration, allow_empty, balancer, timeouts, health, retries, breaker, "
+                "outliers, hedging, resume, slow_start_s, max_inflight, queue, session, api_key, "
+                "forward_authorization, tls, max_idle_connections)"
             ),
         ),
     ],
@@ -150,8 +151,39 @@ def test_a_refused_entry_does_not_make_a_list_short() -> None:
         "1:34: clusters.a.endpoints[0].url must begin with http:// or https://"
     ]
     assert problems("clusters: {a: {endpoints: []}}") == [
-        "1:27: clusters.a.endpoints needs at least one entry"
+        "1:15: clusters.a has no endpoints, and none can register"
     ]
+    keys = "    session: {{keys: [{}]}}\n".format
+    assert problems(cluster(keys("cookie"))) == [
+        "4:22: clusters.a.session.keys[0] is not a place of a key; write header:NAME or body:user"
+    ]
+    assert problems(cluster(keys(""))) == ["4:21: clusters.a.session.keys needs at least one entry"]
+
+
+def test_fallbacks_are_models_of_the_file() -> None:
+    """Unknown names come with a hint, also beside other mistakes; each model stands there once."""
+    models = """models:
+  big: {cluster: a, aliases: [gpt-4], fallbacks: [smal, gpt-4, mini, small, {}, {'x': 1}]}
+  small: {cluster: a, aliases: [mini], fallbacks: [big]}
+"""
+    said = [
+        (
+            '5:51: models.big.fallbacks[0] names the model "smal", which is not under `models:` '
+            '(did you mean "small"?)'
+        ),
+        '5:57: models.big.fallbacks[1] "gpt-4" is the model itself',
+        '5:70: models.big.fallbacks[3] "small" is the same model as number 3 of this list',
+    ]
+    assert problems(cluster(models.replace(", {}, {'x': 1}", ""))) == said
+    assert problems(cluster(models))[:3] == said
+    circle = "models: {x: {cluster: a, fallbacks: [y]}, y: {cluster: a, fallbacks: [x]}}\n"
+    assert parse(cluster(circle), "f", {}).models["x"].fallbacks == ("y",)
+
+
+def test_a_cluster_may_wait_for_its_endpoints() -> None:
+    """With registration, none need be listed; the models of an all-registered cluster are known."""
+    config = parse("clusters: {a: {registration: true}}", "f", {})
+    assert (config.clusters["a"].endpoints, config.clusters["a"].allow_empty) == ((), False)
 
 
 @pytest.mark.parametrize(

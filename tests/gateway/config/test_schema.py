@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from gateway.config.cluster import BALANCERS
 from gateway.config.schema import known_keys, schema
 
 
@@ -45,7 +46,8 @@ def test_every_field_is_described() -> None:
     assert len(found) > 40
     assert [name for name, field in found.items() if not field.get("description")] == []
     seconds = {name for name, field in found.items() if "Seconds" in field["description"]}
-    assert seconds == {name for name in found if name.endswith("_s")}
+    timed = {name for name in found if name.endswith("_s") and not name.endswith("_per_s")}
+    assert seconds == timed
 
 
 def test_unknown_keys_are_refused_by_the_schema_too() -> None:
@@ -63,7 +65,7 @@ def test_bounds_and_choices_are_published() -> None:
         {"$ref": "#/$defs/Interpolated"},
     ]
     balancer = defs["Cluster"]["properties"]["balancer"]
-    assert balancer["anyOf"][0]["enum"] == ["round_robin", "least_inflight"]
+    assert balancer["anyOf"][0]["enum"] == list(BALANCERS)
     pattern = defs["Interpolated"]["pattern"]
     assert re.search(pattern, "${PORT:-8000}")
     assert not re.search(pattern, "$PORT")
@@ -72,6 +74,6 @@ def test_bounds_and_choices_are_published() -> None:
 def test_known_keys_follow_the_way_through_the_schema() -> None:
     """Mappings by name, lists and optional parts are all passed through."""
     assert known_keys(())[:2] == ["server", "clusters"]
-    assert known_keys(("clusters", "any", "endpoints", 3)) == ["url", "weight"]
+    assert known_keys(("clusters", "any", "endpoints", 3)) == ["url", "weight", "max_inflight"]
     assert known_keys(("server", "tls")) == ["cert_file", "key_file"]
     assert known_keys(("no", "such", "place")) == []

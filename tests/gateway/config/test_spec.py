@@ -8,8 +8,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gateway.config.cluster import BALANCERS, Cluster, Timeouts
-from gateway.config.server import Server
+from gateway.config.cluster import (
+    BALANCERS,
+    Breaker,
+    Cluster,
+    Hedging,
+    Outliers,
+    Queue,
+    Retries,
+    Session,
+    Timeouts,
+)
+from gateway.config.server import Admin, Server
 from gateway.config.spec import Config, Logging
 from gateway.upstream import balancer
 
@@ -37,10 +47,34 @@ def test_the_smallest_configuration_has_the_documented_defaults() -> None:
         max_headers=100,
         max_json_depth=128,
         drain_s=30,
+        drain_delay_s=5,
+        max_event_loop_lag_s=1,
+        admin=Admin(host="127.0.0.1", port=9090, token=None),
+        watch=True,
     )
     gpu = config.clusters["gpu"]
-    assert gpu.timeouts == Timeouts(connect_s=2, first_token_s=60, idle_s=30, total_s=600)
-    assert (gpu.balancer, gpu.api_key, gpu.forward_authorization) == ("round_robin", None, False)
+    assert gpu.timeouts == Timeouts(
+        connect_s=2, first_token_s=60, idle_s=30, total_s=600, keepalive_s=10
+    )
+    assert (gpu.balancer, gpu.api_key, gpu.forward_authorization) == ("p2c", None, False)
+    assert (gpu.registration, gpu.allow_empty, gpu.resume) == (False, False, "auto")
+    assert (gpu.slow_start_s, gpu.max_inflight, gpu.endpoints[0].max_inflight) == (30, None, None)
+    assert gpu.retries == Retries(attempts=3, budget_percent=20, budget_min_per_s=3, max_wait_s=10)
+    assert gpu.breaker == Breaker(failures=5, open_s=5, max_open_s=300)
+    assert gpu.outliers == Outliers(
+        failures=5,
+        min_success=0.8,
+        min_requests=20,
+        eject_s=30,
+        max_eject_s=300,
+        max_ejected_percent=50,
+        panic_percent=50,
+    )
+    assert gpu.hedging == Hedging(enabled=False, quantile=0.95, max_load=0.7)
+    assert gpu.queue == Queue(size=256, timeout_s=30)
+    assert gpu.session == Session(
+        keys=("header:x-session-id", "header:x-user-id", "body:user"), max_load=1.25
+    )
     assert (gpu.health.path, gpu.health.interval_s, gpu.health.timeout_s) == ("/health", 2, 1)
     assert (gpu.health.rise, gpu.health.fall) == (2, 3)
     assert config.logging == Logging(access="-", level="info")
@@ -100,8 +134,27 @@ def test_there_is_always_an_endpoint() -> None:
     """Neither the clusters nor a cluster's endpoints may be empty."""
     assert [loc for loc, _ in refused({"clusters": {}})] == [("clusters",)]
     assert [loc for loc, _ in refused({"clusters": {"a": {"endpoints": []}}})] == [
-        ("clusters", "a", "endpoints")
+        ("clusters", "a")
     ]
+
+
+def test_the_operators_listener_is_guarded() -> None:
+    """Where other machines reach it, it needs a token; null switches it off."""
+    assert Server.model_validate({"admin": None}).admin is None
+    with pytest.raises(ValidationError, match="needs a token"):
+        Server.model_validate({"admin": {"host": "0.0.0.0"}})
+    guarded = Server.model_validate({"admin": {"host": "0.0.0.0", "token": "t-1"}})
+    assert "t-1" not in repr(guarded)
+
+
+@pytest.mark.parametrize(
+    "bad", ["cookie:x", "header:", "header:a b", "body:session", "header:x\r\ny"]
+)
+def test_a_session_key_has_one_of_two_places(bad: str) -> None:
+    """A header by its name, or the body's `user`."""
+    with pytest.raises(ValidationError, match="write header:NAME or body:user"):
+        Session.model_validate({"keys": [bad]})
+    assert Session.model_validate({"keys": ["header:X-User"]}).keys == ("header:x-user",)
 
 
 def test_unknown_keys_are_refused() -> None:
