@@ -30,8 +30,9 @@ def compile_table(config: Config, clusters: Mapping[str, Cluster], old: Table) -
         pool = _pool(cluster, cluster.endpoints, pools)
         upstream = model.upstream_model or name
         metadata = _metadata(cluster, upstream)
+        longest = _max_model_len(metadata)
         for alias in (name, *model.aliases):
-            plans[alias] = plan_for(alias, name, pool, upstream)
+            plans[alias] = plan_for(alias, name, pool, upstream, model.fallbacks, longest)
             entries[alias] = Entry(cluster.name, metadata)
     for cluster in clusters.values():
         if cluster.name in named:
@@ -39,8 +40,10 @@ def compile_table(config: Config, clusters: Mapping[str, Cluster], old: Table) -
         for model_id, endpoints in _listed(cluster).items():
             if model_id not in plans:
                 pool = _pool(cluster, endpoints, pools)
-                plans[model_id] = plan_for(model_id, model_id, pool, model_id)
-                entries[model_id] = Entry(cluster.name, _metadata(cluster, model_id))
+                metadata = _metadata(cluster, model_id)
+                longest = _max_model_len(metadata)
+                plans[model_id] = plan_for(model_id, model_id, pool, model_id, (), longest)
+                entries[model_id] = Entry(cluster.name, metadata)
     return Table(plans, entries)
 
 
@@ -61,8 +64,14 @@ def _listed(cluster: Cluster) -> dict[str, list[Endpoint]]:
 
 
 def _metadata(cluster: Cluster, model_id: str) -> Mapping[str, Any]:
-    for entries in cluster.models.values():
-        for entry in entries:
+    for endpoint in cluster.endpoints:
+        for entry in cluster.models.get(endpoint.id, ()):
             if entry["id"] == model_id:
                 return entry
     return {}
+
+
+def _max_model_len(metadata: Mapping[str, Any]) -> int | None:
+    # vLLM's own field of /v1/models; other engines may put anything there.
+    found = metadata.get("max_model_len")
+    return found if isinstance(found, int) and found is not True and found > 0 else None

@@ -27,14 +27,25 @@ class Plan:
     """The name in metrics: the model's own, also for its aliases."""
     pool: Pool
     upstream_model: str
+    fallbacks: tuple[str, ...] = ()
+    """Names that answer in its place, in order; looked up when they are needed."""
+    max_model_len: int | None = None
+    """Tokens that prompt and answer may have together, as the engine lists it."""
     rename: Callable[[bytes], bytes] | None = field(default=None, compare=False)
     """Puts `model` where the engine wrote `upstream_model`; None when they are the same."""
 
 
-def plan_for(model: str, label: str, pool: Pool, upstream_model: str) -> Plan:
+def plan_for(
+    model: str,
+    label: str,
+    pool: Pool,
+    upstream_model: str,
+    fallbacks: tuple[str, ...] = (),
+    max_model_len: int | None = None,
+) -> Plan:
     """Make the plan of one name."""
     rename = None if model == upstream_model else renamer(upstream_model, model)
-    return Plan(model, label, pool, upstream_model, rename)
+    return Plan(model, label, pool, upstream_model, fallbacks, max_model_len, rename)
 
 
 def renamer(old: str, new: str) -> Callable[[bytes], bytes]:
