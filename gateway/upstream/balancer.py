@@ -1,61 +1,59 @@
 """Which of several equal endpoints takes the next request?
 
-Pure. A new balancer is one class here (or in a file of its own) and one line in `BALANCERS`.
+Pure. The rules are in `turns`, `least`, `affinity` and `prefix`. A new one is a class with `pick`
+and a line in `BALANCERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
 from typing import Protocol
 
-from gateway.upstream.endpoint import Endpoint
+from gateway.upstream.candidate import C
+from gateway.upstream.least import LeastInflight, PowerOfTwo
+from gateway.upstream.traits import Traits
+from gateway.upstream.turns import RoundRobin, Weighted
 
 
 class Balancer(Protocol):
-    """Chooses; keeps whatever memory its rule needs."""
+    """Chooses; keeps whatever memory its rule needs. One for each pool."""
 
-    def pick(self, endpoints: Sequence[Endpoint]) -> Endpoint | None:
-        """Return one available endpoint, or None if there is none. O(number of endpoints)."""
+    @property
+    def needs_session(self) -> bool:
+        """Whether it reads `Traits.session`."""
 
+    @property
+    def needs_prompt(self) -> bool:
+        """Whether it reads `Traits.prompt`."""
 
-class RoundRobin:
-    """Each in turn, unavailable ones skipped."""
+    def pick(self, candidates: Sequence[C], traits: Traits, now: float) -> C:
+        """Return one of the candidates; claims nothing.
 
-    def __init__(self) -> None:
-        self._next = 0
-
-    def pick(self, endpoints: Sequence[Endpoint]) -> Endpoint | None:
-        """Return the next available endpoint after the last one."""
-        count = len(endpoints)
-        for step in range(count):
-            endpoint = endpoints[(self._next + step) % count]
-            if endpoint.available():
-                self._next = (self._next + step + 1) % count
-                return endpoint
-        return None
+        They are not empty, and all of them may be tried: who is out, full or tried already has
+        been left out. `now` is in monotonic seconds.
+        """
 
 
-class LeastInflight:
-    """The one with the fewest requests of ours per weight; ties go round."""
+@dataclass(frozen=True, slots=True)
+class BalancerSpec:
+    """What the rules can be told."""
 
-    def __init__(self) -> None:
-        self._next = 0
-
-    def pick(self, endpoints: Sequence[Endpoint]) -> Endpoint | None:
-        """Return the least loaded available endpoint."""
-        count = len(endpoints)
-        best: Endpoint | None = None
-        best_load = float("inf")
-        for step in range(count):
-            endpoint = endpoints[(self._next + step) % count]
-            load = (endpoint.inflight + 1) / endpoint.weight
-            if load < best_load and endpoint.available():
-                best, best_load = endpoint, load
-        self._next += 1
-        return best
+    max_load: float = 1.25
+    """How far over its share of the load affinity may take an endpoint. Above 1. 1.25 is what
+    Mirrokni, Thorup and Zadimoghaddam recommend ("Consistent hashing with bounded loads", 2018)."""
 
 
-BALANCERS: dict[str, Callable[[], Balancer]] = {
-    "round_robin": RoundRobin,
-    "least_inflight": LeastInflight,
-}
+BALANCERS: Mapping[str, Callable[[BalancerSpec, Random], Balancer]] = MappingProxyType(
+    {
+        "round_robin": lambda spec, rng: RoundRobin(),
+        "weighted": lambda spec, rng: Weighted(),
+        "least_inflight": lambda spec, rng: LeastInflight(),
+        "p2c": lambda spec, rng: PowerOfTwo(rng),
+        "session": lambda spec, rng: PowerOfTwo(rng),
+        "prefix": lambda spec, rng: PowerOfTwo(rng),
+    }
+)
+"""The rule for each name that a cluster's `balancer` may have."""
