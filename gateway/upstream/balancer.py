@@ -7,13 +7,15 @@ and a line in `BALANCERS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from types import MappingProxyType
 from typing import Protocol
 
+from gateway.upstream.affinity import Session
 from gateway.upstream.candidate import C
 from gateway.upstream.least import LeastInflight, PowerOfTwo
+from gateway.upstream.prefix import Blocks, Prefix
 from gateway.upstream.traits import Traits
 from gateway.upstream.turns import RoundRobin, Weighted
 
@@ -42,8 +44,13 @@ class BalancerSpec:
     """What the rules can be told."""
 
     max_load: float = 1.25
-    """How far over its share of the load affinity may take an endpoint. Above 1. 1.25 is what
-    Mirrokni, Thorup and Zadimoghaddam recommend ("Consistent hashing with bounded loads", 2018)."""
+    """How far over its share of the load affinity may take an endpoint, as a factor above 1: the
+    1 + epsilon of consistent hashing with bounded loads, and the cluster's `session.max_load`."""
+    free_load: float = 4.0
+    """Requests on an endpoint that are no reason yet to send a session or a known prompt elsewhere.
+    A few in one batch hardly slow each other down; a cold prefill does."""
+    blocks: Blocks = field(default_factory=Blocks)
+    """How prompts are cut and remembered, for `prefix`."""
 
 
 BALANCERS: Mapping[str, Callable[[BalancerSpec, Random], Balancer]] = MappingProxyType(
@@ -52,8 +59,8 @@ BALANCERS: Mapping[str, Callable[[BalancerSpec, Random], Balancer]] = MappingPro
         "weighted": lambda spec, rng: Weighted(),
         "least_inflight": lambda spec, rng: LeastInflight(),
         "p2c": lambda spec, rng: PowerOfTwo(rng),
-        "session": lambda spec, rng: PowerOfTwo(rng),
-        "prefix": lambda spec, rng: PowerOfTwo(rng),
+        "session": lambda spec, rng: Session(spec.max_load, spec.free_load, rng),
+        "prefix": lambda spec, rng: Prefix(spec.max_load, spec.free_load, spec.blocks, rng),
     }
 )
 """The rule for each name that a cluster's `balancer` may have."""
