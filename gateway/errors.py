@@ -108,6 +108,11 @@ def no_healthy_upstream(model: str) -> GatewayError:
     )
 
 
+def overloaded(message: str, retry_after_s: int) -> GatewayError:
+    """The gateway refuses for load, before an endpoint has seen the request."""
+    return GatewayError(503, "overloaded", message, retry=True, retry_after_s=retry_after_s)
+
+
 def upstream_error(message: str) -> GatewayError:
     """Every attempt failed; the gateway has retried where it may, so the client should not."""
     return GatewayError(502, "upstream_error", message, retry=False)
