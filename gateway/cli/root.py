@@ -29,7 +29,7 @@ def build() -> typer.Typer:
         # A traceback of ours should look like any other, and never show local variables: keys.
         pretty_exceptions_enable=False,
     )
-    for command in (serve, up, check, schema, chat, version):
+    for command in (serve, up, check, diff, schema, chat, version):
         app.command()(command)
     return app
 
@@ -121,6 +121,24 @@ def check(config: Annotated[Path, ConfigOption]) -> None:
     from gateway.cli.check import run
 
     raise typer.Exit(run(config))
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The file that is in use.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The file that would replace it.")],
+) -> None:
+    """Show what would change if NEW took the place of OLD.
+
+    `+` comes, `-` goes, `~` changes; what a reload cannot take over is marked "needs a restart".
+    Exits with 0 if nothing changes, with 1 if something does, with 2 if a file cannot be used.
+
+    Example:
+
+      sluice diff sluice.yaml sluice.new.yaml
+    """
+    from gateway.cli.diff import run
+
+    raise typer.Exit(run(old, new))
 
 
 def schema() -> None:

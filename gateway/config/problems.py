@@ -28,7 +28,7 @@ class Problem:
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         words = f"{self.key} {self.message}" if self.key else self.message
-        return _visible(f"{where}: {words}")
+        return visible(f"{where}: {words}")
 
 
 class ConfigError(Exception):
@@ -39,8 +39,11 @@ class ConfigError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-def _visible(text: str) -> str:
-    # Names come from the file: none of them may move the cursor of whoever reads the message.
+def visible(text: str) -> str:
+    """Escape what cannot be printed.
+
+    Names come from the file: none of them may move the cursor of whoever reads the message.
+    """
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )

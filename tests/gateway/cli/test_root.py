@@ -45,7 +45,7 @@ def test_version_is_the_package_s() -> None:
     assert result.stdout.startswith(f"sluice {gateway.__version__} ")
 
 
-@pytest.mark.parametrize("command", ["serve", "up", "check", "schema", "chat"])
+@pytest.mark.parametrize("command", ["serve", "up", "check", "diff", "schema", "chat"])
 def test_every_command_explains_itself(command: str) -> None:
     """--help says how to call it, with an example that begins with its name."""
     result = sluice(command, "--help")
@@ -162,6 +162,27 @@ def test_check_of_a_missing_file_is_plain(tmp_path: Path) -> None:
     result = sluice("check", "-c", str(tmp_path / "none.yaml"))
     assert result.exit_code == 1
     assert "none.yaml: cannot be read: No such file or directory" in result.stdout
+
+
+def test_diff_says_what_would_change(tmp_path: Path) -> None:
+    """Exit codes are those of diff(1): 0 nothing, 1 something, 2 a file that cannot be used."""
+    old, new, bad = (tmp_path / name for name in ("old.yaml", "new.yaml", "bad.yaml"))
+    old.write_text(GOOD)
+    new.write_text(GOOD.replace("gpu-1", "gpu-2") + "server: {port: 8001}\n")
+    bad.write_text("clusters: 3\n")
+    same = sluice("diff", str(old), str(old))
+    assert (same.exit_code, same.stdout) == (0, "")
+    result = sluice("diff", str(old), str(new))
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "~ server.port 8000 → 8001 (needs a restart)",
+        "- endpoint http://gpu-1:8000 in clusters.gpu",
+        "+ endpoint http://gpu-2:8000 in clusters.gpu",
+    ]
+    for pair in ((old, bad), (bad, old)):
+        refused = sluice("diff", *map(str, pair))
+        assert refused.exit_code == 2
+        assert "bad.yaml:1:11: clusters must be a mapping" in refused.stdout
 
 
 def test_schema_prints_json() -> None:
