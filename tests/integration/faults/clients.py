@@ -1,0 +1,171 @@
+"""Rows 12, 13 and 20: what can slow clients, and too many of them, do to the others?"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import resource
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.integration.faults.figure import Figure, Scale, holds, most, none, quantile
+from tests.integration.faults.stage import forget_peak, gateway, held, sims, stage
+from tests.integration.faults.traffic import Heard, ask, chat, failures, untyped
+from tests.support.engine import DONE, LAST_CHUNK, STREAM_HEAD, Engine, chunk, finish, token
+from tests.support.process import Served
+from tests.support.raw import post
+from tests.support.toxic import Crawler
+
+_MIB = 1 << 20
+_FLOOD = [chunk(token("x" * (16 << 10)))] * 64
+_STREAM_OF_1_MIB = [STREAM_HEAD, *_FLOOD, chunk(finish()), chunk(DONE), LAST_CHUNK]
+_END = b"0\r\n\r\n"
+
+
+async def row_12(folder: Path, scale: Scale) -> list[Figure]:
+    """Slow readers of 1 MiB streams; others ask another cluster of the same gateway."""
+    count = scale.slow_readers
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(Engine(_STREAM_OF_1_MIB))
+        (sim,) = await stack.enter_async_context(sims(1))
+        urls = [engine.url, sim.url]
+        served = await stack.enter_async_context(gateway(folder, urls, top=_two_clusters(urls)))
+        alone = await _probes(served, 3)
+        forget_peak(served.pid)
+        base = held(served.pid).rss_bytes
+        slow = [
+            await stack.enter_async_context(Crawler(served.port, post(chat(stream=True))))
+            for _ in range(count)
+        ]
+        beside = await _probes(served, 4)
+        peak = held(served.pid).peak_bytes
+        under_way = sum(not one.closed for one in slow)
+        patient = await asyncio.gather(*[one.rest() for one in slow[:5]])
+    bound = 256 * count / 1000
+    cut = [f"{len(raw)} bytes" for raw in patient if not raw.endswith(_END) or len(raw) < _MIB]
+    return [
+        holds("slow readers under way", str(count), under_way, ok=under_way == count),
+        most(f"growth of RSS at its peak, {count} of them", bound, (peak - base) / _MIB, " MiB"),
+        none("failures of others", failures(beside), len(beside)),
+        _ratio(alone, beside, scale),
+        none("slow readers cut short", cut, len(patient)),
+    ]
+
+
+def _two_clusters(urls: Sequence[str]) -> dict[str, Any]:
+    slow, quick = ({"endpoints": [{"url": url}]} for url in urls)
+    return {
+        "clusters": {"slow": slow, "quick": quick},
+        "models": {"m": {"cluster": "slow"}, "quick": {"cluster": "quick", "upstream_model": "m"}},
+    }
+
+
+async def _probes(served: Served, duration_s: float, model: str = "quick") -> list[Heard]:
+    """Ask plainly, one request after the other."""
+    end = time.monotonic() + duration_s
+    answers = []
+    while time.monotonic() < end:
+        answers.append(await ask(served.port, {**chat(), "model": model}))
+        await asyncio.sleep(0.01)
+    return answers
+
+
+def _ratio(alone: list[Heard], beside: list[Heard], scale: Scale) -> Figure:
+    """The p99 beside a crowd as a multiple of that without; what a busy machine adds is allowed."""
+    before, after = (quantile([one.took_s for one in part], 0.99) for part in (alone, beside))
+    return Figure(
+        "p99 of others, times that without them",
+        "≤ 2",
+        f"{after / before:.2f} ({1000 * after:.1f} ms after {1000 * before:.1f} ms)",
+        after <= 2 * before + scale.slack_s / 5,
+    )
+
+
+async def row_13(folder: Path, scale: Scale) -> list[Figure]:
+    """Slow heads, slow bodies and slow readers, a hundred of each at a time."""
+    limit_s = scale.head_timeout_s
+    top = {"server": {"head_timeout_s": limit_s, "body_timeout_s": limit_s}}
+    request = post(chat("slow", tokens=4000, stream=True))
+    head, _, body = request.partition(b"\r\n\r\n")
+    kinds = {
+        "slow heads": (head + b"\r\nX-a: ", b"a"),
+        "slow bodies": (head + b"\r\n\r\n" + body[:10], b" "),
+        "slow readers": (request, b""),
+    }
+    async with AsyncExitStack() as stack:
+        (sim,) = await stack.enter_async_context(sims(1))
+        served = await stack.enter_async_context(gateway(folder, [sim.url], top=top))
+        attackers = {
+            name: [
+                await stack.enter_async_context(Crawler(served.port, sent, trickle, every_s=1.0))
+                for _ in range(scale.loris)
+            ]
+            for name, (sent, trickle) in kinds.items()
+        }
+        # One second more for each KiB of body, and the sweep's own second.
+        probes = await _probes(served, limit_s + 3, "m")
+        open_s = {name: [one.open_s for one in group] for name, group in attackers.items()}
+    figures = [
+        most(f"{name} closed after", limit_s, max(open_s[name]), " s", 1 + scale.slack_s)
+        for name in ("slow heads", "slow bodies")
+    ]
+    p99_ms = 1000 * quantile([one.took_s for one in probes], 0.99)
+    return [
+        *figures,
+        none("failures of others", failures(probes), len(probes)),
+        most("p99 of others", 100, p99_ms, " ms"),
+    ]
+
+
+async def row_20(folder: Path, scale: Scale) -> list[Figure]:
+    """No more than 256 descriptors: a hundred streams are under way when a crowd connects."""
+    long = chat("long", tokens=120, stream=True)
+    async with AsyncExitStack() as stack:
+        served, _ = await stack.enter_async_context(
+            stage(folder, 2, "--inter-token-latency", "60ms")
+        )
+        resource.prlimit(served.pid, resource.RLIMIT_NOFILE, (256, 256))
+        streams = [asyncio.ensure_future(ask(served.port, long)) for _ in range(100)]
+        await asyncio.sleep(1.0)
+        early = [await stack.enter_async_context(Crawler(served.port, b"")) for _ in range(4)]
+        async with AsyncExitStack() as crowd:
+            flood = [await crowd.enter_async_context(Crawler(served.port, b"")) for _ in range(150)]
+            await asyncio.sleep(0.5)
+            fds = held(served.pid).fds
+            before = held(served.pid).cpu_s
+            for one in early:
+                await one.send(post(chat(), fields={"Connection": "close"}))
+            await asyncio.sleep(3)
+            busy = (held(served.pid).cpu_s - before) / 3
+            shed = sum(one.closed for one in flood)
+        relieved_at = time.monotonic()
+        recovered_s = await _recovered(served) - relieved_at
+        during = [Heard(False, 0.0, raw=await one.rest()) for one in early]
+        answers = await asyncio.gather(*streams)
+    return [
+        holds("descriptors at the height", "> 250", fds, ok=fds > 250),
+        holds("of 150 that connect in vain, shed", "any, at once", shed, ok=True),
+        most("CPU meanwhile", 50, 100 * busy, " % of a core"),
+        none("streams under way that were lost", failures(answers), len(answers)),
+        none("ends without a word of clients that were in", untyped(during), len(during)),
+        most("recovered after", 2, recovered_s, " s", scale.slack_s),
+    ]
+
+
+async def _recovered(served: Served) -> float:
+    """Return when three requests in a row were answered for the first time."""
+    first, row = math.nan, 0
+    end = time.monotonic() + 30
+    while row < 3:
+        assert time.monotonic() < end, "no recovery in 30 s"
+        answer = await ask(served.port, chat(), patience_s=5)
+        if answer.failure:
+            row = 0
+            await asyncio.sleep(0.05)
+        else:
+            first = answer.ended_at if row == 0 else first
+            row += 1
+    return first

@@ -1,0 +1,69 @@
+"""Which rows of the fault table are measured here, and by what?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tests.integration.faults import (
+    clients,
+    clocks,
+    death,
+    malformed,
+    pools,
+    refusals,
+    reloads,
+    soak,
+    timers,
+)
+from tests.integration.faults.figure import Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the table."""
+
+    fault: str
+    measure: Measure
+
+
+ROWS: Mapping[int, Row] = {
+    1: Row("kill -9 of one of three at 50 requests/s", death.row_01),
+    2: Row("it returns", death.row_02),
+    3: Row("one host answers 500 at once", refusals.row_03),
+    4: Row("all hosts answer 500", refusals.row_04),
+    5: Row("overloaded hosts: 429, 503", refusals.row_05),
+    6: Row("connect black hole; half-open mid-stream", timers.row_06),
+    7: Row("head, then silence; tokens, then silence", timers.row_07),
+    8: Row("broken streams and answers", malformed.row_08),
+    9: Row("huge head; never-ending event", malformed.row_09),
+    10: Row("upstream closes idle connections", pools.row_10),
+    11: Row("200 clients leave mid-stream", pools.row_11),
+    12: Row("slow readers of 1 MiB streams", clients.row_12),
+    13: Row("slow-loris, slow bodies, slow readers", clients.row_13),
+    15: Row("reloads under load", reloads.row_15),
+    19: Row("wall clock ± 1 h", clocks.row_19),
+    20: Row("EMFILE at 256 descriptors", clients.row_20),
+    22: Row("client deadline of 2 s", timers.row_22),
+    23: Row("every endpoint dies, then returns", death.row_23),
+    25: Row("soak, half of the clients cancelling", soak.row_25),
+}
+
+TESTED: Mapping[int, tuple[str, str, str]] = {
+    8: (
+        "broken streams: LangChain, openai-node",
+        "all raise",
+        "tests/integration/test_cut_streams.py",
+    ),
+    14: (
+        "SIGTERM under load",
+        "0 dropped; readiness 503 at once; second SIGTERM or deadline forces",
+        "tests/integration/faults/test_drain.py",
+    ),
+    21: (
+        "3x overload",
+        "early 503 + Retry-After; goodput ≥ 90 % of peak",
+        "tests/integration/faults/test_overload.py",
+    ),
+}
+"""Rows that are tests of their own: fault, what is wanted, file."""

@@ -1,0 +1,161 @@
+"""Peers on raw sockets that misbehave below HTTP: a port that swallows, clients that crawl."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+from typing import Self
+
+from tests.support.engine import response
+
+_HEALTHY = response(
+    b'{"object":"list","data":[{"id":"m","object":"model","max_model_len":4096}]}',
+    fields=[(b"connection", b"close")],
+)
+
+
+class BlackHole:
+    """A port of 127.0.0.1 that is a healthy engine for GETs until it is told to be deaf.
+
+    Deaf, it accepts nothing and its backlog is full, so that the kernel drops every SYN: to whoever
+    connects it looks like a firewall that swallows.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._fillers: list[socket.socket] = []
+        self._accepting: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(0)
+        self._socket.setblocking(False)
+        self.hear()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+        self._empty()
+        self._socket.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def hear(self) -> None:
+        """Be a healthy engine (again)."""
+        self._empty()
+        self._accepting = asyncio.ensure_future(self._accept())
+
+    async def deafen(self) -> None:
+        """Accept nothing from now on, and let nobody connect."""
+        await self._stop()
+        for _ in range(64):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(self._socket.getsockname())
+            self._fillers.append(filler)
+            if not select.select([], [filler], [], 0.2)[1]:
+                return
+        raise AssertionError("the backlog takes any number of connections")
+
+    def _empty(self) -> None:
+        for filler in self._fillers:
+            filler.close()
+        self._fillers.clear()
+
+    async def _stop(self) -> None:
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+            self._accepting = None
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            peer, _ = await loop.sock_accept(self._socket)
+            with peer, contextlib.suppress(OSError):
+                peer.setblocking(False)
+                if await loop.sock_recv(peer, 1 << 16):
+                    await loop.sock_sendall(peer, _HEALTHY)
+
+
+class Crawler:
+    """A client on a raw socket that sends a byte and reads a little, now and then."""
+
+    def __init__(
+        self, port: int, first: bytes, trickle: bytes = b"", *, every_s: float = 0.25
+    ) -> None:
+        """`first` goes out at once, then `trickle` at each turn; small buffers make TCP wait."""
+        self._port = port
+        self._first = first
+        self._trickle = trickle
+        self._every_s = every_s
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.setblocking(False)
+        self._read: list[bytes] = []
+        self._crawling: asyncio.Task[None] | None = None
+        self._since = 0.0
+        self._closed_at: float | None = None
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(self._socket, ("127.0.0.1", self._port))
+        self._since = loop.time()
+        await self.send(self._first)
+        self._crawling = asyncio.ensure_future(self._crawl())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+        self._socket.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server has ended the connection."""
+        return self._closed_at is not None
+
+    @property
+    def open_s(self) -> float:
+        """For how long the connection was open; so far, if it still is."""
+        end = self._closed_at
+        return (asyncio.get_running_loop().time() if end is None else end) - self._since
+
+    async def send(self, data: bytes) -> None:
+        """Send more at once."""
+        await asyncio.get_running_loop().sock_sendall(self._socket, data)
+
+    async def rest(self) -> bytes:
+        """Stop to crawl: read all there is to the end of the connection; return all ever read."""
+        await self._stop()
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(60):
+            with contextlib.suppress(ConnectionError):
+                while not self.closed and (data := await loop.sock_recv(self._socket, 1 << 16)):
+                    self._read.append(data)
+        return b"".join(self._read)
+
+    async def _stop(self) -> None:
+        if self._crawling is not None:
+            self._crawling.cancel()
+            await asyncio.gather(self._crawling, return_exceptions=True)
+
+    async def _crawl(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                if self._trickle:
+                    self._socket.send(self._trickle)
+                data = self._socket.recv(2048)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                self._closed_at = loop.time()
+                return
+            self._read.append(data)
