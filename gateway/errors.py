@@ -97,14 +97,17 @@ def model_not_found(model: str) -> GatewayError:
     )
 
 
-def no_healthy_upstream(model: str) -> GatewayError:
-    """The model is known, but no endpoint that serves it may be tried now."""
+def no_healthy_upstream(model: str, retry_after_s: int = 2) -> GatewayError:
+    """The model is known, but no endpoint that serves it may be tried now.
+
+    The default is one probe interval: before that nothing can have changed.
+    """
     return GatewayError(
         503,
         "no_healthy_upstream",
         f"No healthy endpoint serves `{model}` at the moment.",
         retry=True,
-        retry_after_s=2,  # One probe interval: before that nothing can have changed.
+        retry_after_s=retry_after_s,
     )
 
 
@@ -119,13 +122,18 @@ def upstream_error(message: str) -> GatewayError:
 
 
 def upstream_overloaded(message: str) -> GatewayError:
-    """The engine refused for load; another moment may do."""
-    return GatewayError(503, "overloaded", message, retry=True, retry_after_s=1)
+    """Every engine refused for load; another moment may do, but not the next."""
+    return GatewayError(503, "overloaded", message, retry=False, retry_after_s=1)
 
 
 def upstream_timeout(message: str) -> GatewayError:
     """A timer of ours ran out while the engine was silent."""
     return GatewayError(504, "upstream_timeout", message, retry=False)
+
+
+def shutting_down() -> GatewayError:
+    """The gateway is being ended before the answer was; another one may take the request."""
+    return GatewayError(503, "overloaded", "The gateway is shutting down.", retry=True)
 
 
 def internal_error() -> GatewayError:

@@ -9,24 +9,47 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from gateway.admit.gate import Gate
+from gateway.admit.queue import Queue
 from gateway.config.cluster import Cluster as ClusterSpec
-from gateway.config.cluster import Endpoint as EndpointSpec
-from gateway.upstream.balancer import BALANCERS
-from gateway.upstream.endpoint import Endpoint, ProbeSpec
+from gateway.config.cluster import Endpoint as Replica
+from gateway.upstream.balancer import BALANCERS, BalancerSpec
+from gateway.upstream.breaker import BreakerSpec
+from gateway.upstream.endpoint import Endpoint, EndpointSpec, Peers
 from gateway.upstream.health import ModelEntry, Watch
-from gateway.upstream.pool import Pool
+from gateway.upstream.outlier import Outliers, OutlierSpec
+from gateway.upstream.pool import Pool, room
 from gateway.wire.upstream import Address, Client
 
 
 class Cluster:
     """The endpoints of a cluster with their connections; pools are views of it."""
 
-    def __init__(self, name: str, spec: ClusterSpec, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        spec: ClusterSpec,
+        monotonic: Callable[[], float],
+        rng: Random | None = None,
+    ) -> None:
         self.name = name
         self.spec = spec
-        probes = ProbeSpec(spec.health.rise, spec.health.fall)
+        self._monotonic = monotonic
+        self._rng = rng or Random()  # noqa: S311  choices among equals, nothing secret
         self._tls = tls_context(spec) if _needs_tls(spec) else None
-        self.endpoints = [Endpoint(one.url, one.weight, probes) for one in spec.endpoints]
+        self.peers = Peers(Outliers(outlier_spec(spec)))
+        each = endpoint_spec(spec)
+        self.endpoints = [
+            Endpoint(one.url, one.weight, each, self.peers, one.max_inflight)
+            for one in spec.endpoints
+        ]
+        self.gate = Gate(
+            name,
+            spec.max_inflight,
+            Queue(spec.queue.size, spec.queue.timeout_s),
+            self._room if any(one.max_inflight for one in spec.endpoints) else None,
+            self._rng,
+        )
         self.clients = {
             endpoint.id: Client(self._address(one), monotonic)
             for endpoint, one in zip(self.endpoints, spec.endpoints, strict=True)
@@ -37,12 +60,14 @@ class Cluster:
     def pool(self, endpoints: list[Endpoint] | None = None) -> Pool:
         """Make a pool of some of the endpoints, or of all."""
         return Pool(
-            self.name,
+            self,
             self.endpoints if endpoints is None else endpoints,
-            self.clients,
-            BALANCERS[self.spec.balancer](),
-            forward_authorization=self.spec.forward_authorization,
+            BALANCERS[self.spec.balancer](BalancerSpec(self.spec.session.max_load), self._rng),
+            self._rng,
         )
+
+    def _room(self) -> int:
+        return room(self.endpoints, self._monotonic())
 
     def probe_client(self) -> httpx.AsyncClient:
         """Make the HTTP client for probes and discovery, which are no part of the data path."""
@@ -62,7 +87,11 @@ class Cluster:
                 endpoint.models = tuple(entry["id"] for entry in entries)
                 on_change()
 
-        return [Watch(endpoint, http, rng, listed) for endpoint in self.endpoints]
+        metrics_path = self.spec.health.metrics_path
+        return [
+            Watch(endpoint, http, rng, self._monotonic, listed, metrics_path)
+            for endpoint in self.endpoints
+        ]
 
     def sweep(self, now: float) -> None:
         """Let every timer of every connection run out that has to."""
@@ -74,7 +103,7 @@ class Cluster:
         for client in self.clients.values():
             client.close()
 
-    def _address(self, endpoint: EndpointSpec) -> Address:
+    def _address(self, endpoint: Replica) -> Address:
         url = urlsplit(endpoint.url)
         timeouts = self.spec.timeouts
         key = self.spec.api_key
@@ -93,6 +122,30 @@ class Cluster:
             total_s=timeouts.total_s,
             max_idle=self.spec.max_idle_connections,
         )
+
+
+def endpoint_spec(spec: ClusterSpec) -> EndpointSpec:
+    """Return what the configuration says of each endpoint."""
+    breaker = spec.breaker
+    return EndpointSpec(
+        rise=spec.health.rise,
+        fall=spec.health.fall,
+        slow_start_s=spec.slow_start_s,
+        breaker=BreakerSpec(breaker.failures, breaker.open_s, breaker.max_open_s),
+    )
+
+
+def outlier_spec(spec: ClusterSpec) -> OutlierSpec:
+    """Return what the configuration says of outliers."""
+    outliers = spec.outliers
+    return OutlierSpec(
+        failures=outliers.failures,
+        min_success=outliers.min_success,
+        min_requests=outliers.min_requests,
+        eject_s=outliers.eject_s,
+        max_eject_s=outliers.max_eject_s,
+        max_ejected_percent=outliers.max_ejected_percent,
+    )
 
 
 def _needs_tls(spec: ClusterSpec) -> bool:

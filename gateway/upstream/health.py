@@ -1,7 +1,7 @@
-"""Does an endpoint answer, and what does it say it serves?
+"""Does an endpoint answer, how busy is it, and what does it say it serves?
 
-Active probes (`GET /health`) and looks at `/v1/models`: requests that an engine answers from its
-HTTP server, so that neither ever spends a token.
+Active probes (`GET /health`), scrapes of `/metrics` and looks at `/v1/models`: requests that an
+engine answers from its HTTP server, so that none of them ever spends a token.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_af
 from tenacity.wait import wait_random
 
 from gateway.upstream.endpoint import Endpoint, Health
+from gateway.upstream.load import EngineLoad, parse_load
 
 _LOG = logging.getLogger("sluice.health")
 
@@ -26,17 +27,55 @@ JITTER = 0.1
 MODELS_REFRESH = 10
 """Looks at a known endpoint's models are this many times rarer than at an unknown one's."""
 
+SCRAPE_PAUSE_S = 60.0
+"""How long an endpoint that has no metrics for us is not asked again."""
+
+MAX_METRICS_BYTES = 4 * 1024 * 1024
+"""More is not read. vLLM's own are 64 KB."""
+
 ModelEntry = dict[str, Any]
 """One entry of an engine's `/v1/models`."""
 
 
 async def probe(http: httpx.AsyncClient, endpoint: Endpoint, path: str, timeout_s: float) -> str:
-    """Ask once whether the endpoint is well; return why not, "" for any 2xx within `timeout_s`."""
+    """Ask once whether the endpoint is well; return why not, "" for any 2xx within `timeout_s`.
+
+    Only the head is read: a body that never ends must not hold up the next probe.
+    """
     try:
-        response = await http.get(endpoint.url + path, timeout=timeout_s)
+        async with (
+            asyncio.timeout(timeout_s),
+            http.stream("GET", endpoint.url + path, timeout=timeout_s) as response,
+        ):
+            return "" if response.is_success else f"{path} answered {response.status_code}"
     except httpx.HTTPError as error:
         return str(error) or type(error).__name__
-    return "" if response.is_success else f"{path} answered {response.status_code}"
+    except TimeoutError:
+        return f"{path} took more than {timeout_s:g} s"
+
+
+async def scrape(
+    http: httpx.AsyncClient, endpoint: Endpoint, path: str, timeout_s: float
+) -> bytes | None:
+    """Return the endpoint's metrics, b"" if it says that it has none, None without an answer.
+
+    Endless or huge ones are cut at `MAX_METRICS_BYTES`.
+    """
+    text = bytearray()
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            http.stream("GET", endpoint.url + path, timeout=timeout_s) as response,
+        ):
+            if not response.is_success:
+                return b""
+            async for piece in response.aiter_bytes():
+                text += piece
+                if len(text) > MAX_METRICS_BYTES:
+                    break
+    except (httpx.HTTPError, TimeoutError):
+        return None
+    return bytes(text)
 
 
 async def list_models(
@@ -71,30 +110,58 @@ class Watch:
         endpoint: Endpoint,
         http: httpx.AsyncClient,
         rng: Random,
+        monotonic: Callable[[], float],
         on_models: Callable[[Endpoint, list[ModelEntry]], None],
+        metrics_path: str | None = None,
     ) -> None:
         """`on_models` is told the endpoint's models, whenever it has listed them."""
         self._endpoint = endpoint
         self._http = http
         self._rng = rng
+        self._monotonic = monotonic
         self._on_models = on_models
+        self._metrics_path = metrics_path
+        self._scrape_at = 0.0
+        self._known = ""  # Why the last probe failed, "" if it was well.
 
     async def probe_forever(self, path: str, interval_s: float, timeout_s: float) -> None:
-        """Probe at the interval, with jitter, and apply each result.
+        """Probe at the interval, with jitter, and apply each result; read the load of who is well.
+
+        What an endpoint says is all that is ever waited for, and `timeout_s` bounds each of it.
+        """
+        while True:
+            await self.probe_once(path, timeout_s)
+            await asyncio.sleep(interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
+
+    async def probe_once(self, path: str, timeout_s: float) -> None:
+        """Probe, and scrape if it was well.
 
         Why a probe failed is logged when it is news: a wrong authority, say, shows nowhere else.
         """
-        known = ""
-        while True:
-            why = await probe(self._http, self._endpoint, path, timeout_s)
-            if why and why != known:
-                _LOG.warning("endpoint %s: probe failed: %s", self._endpoint.id, why)
-            known = why
-            changed = self._endpoint.probed(not why)
-            if changed is not None:
-                level = logging.INFO if changed is Health.HEALTHY else logging.WARNING
-                _LOG.log(level, "endpoint %s is %s", self._endpoint.id, changed)
-            await asyncio.sleep(interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
+        endpoint = self._endpoint
+        why = await probe(self._http, endpoint, path, timeout_s)
+        if why and why != self._known:
+            _LOG.warning("endpoint %s: probe failed: %s", endpoint.id, why)
+        self._known = why
+        changed = endpoint.probed(not why, self._monotonic())
+        if changed is not None:
+            level = logging.INFO if changed is Health.HEALTHY else logging.WARNING
+            _LOG.log(level, "endpoint %s is %s", endpoint.id, changed)
+        if not why:
+            await self._scrape(timeout_s)
+
+    async def _scrape(self, timeout_s: float) -> None:
+        """Read the endpoint's load. That it has none to read is no fault of its."""
+        path, endpoint = self._metrics_path, self._endpoint
+        load: EngineLoad | None = None
+        if path is not None and self._monotonic() >= self._scrape_at:
+            text = await scrape(self._http, endpoint, path, timeout_s)
+            load = parse_load(text) if text else None
+            if load is None and text is not None:
+                self._scrape_at = self._monotonic() + SCRAPE_PAUSE_S
+        if endpoint.scraped(load, self._monotonic()):
+            asleep = "asleep" if endpoint.asleep else "awake"
+            _LOG.warning("endpoint %s is %s, its metrics say", endpoint.id, asleep)
 
     async def list_forever(self, interval_s: float, timeout_s: float) -> None:
         """List models until the endpoint answers, then now and then, for adapters come and go."""
