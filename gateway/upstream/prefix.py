@@ -5,17 +5,16 @@ sent last. A prompt is cut into blocks of raw JSON from its start; the hash of a
 that is before it, as with vLLM's own prefix cache. For each endpoint there is a list of
 blocks, the most recently used last, of bounded length.
 
-Match and load are weighed against each other: an endpoint with the whole prompt may be busier than
-the least busy one by `free_load` requests and by `max_load` times, one with a third of it by a
-third of that. SGLang's router has the same two thresholds, absolute and relative (64 and 1.5),
-but applies them to the pool as a whole, so that a system prompt that all share draws 64 requests
-to one endpoint before another sees any. Here no match draws a prompt to one that has more than
+Match is weighed against load as in SGLang's router, by an absolute and a relative threshold, but
+for each endpoint by itself: whoever has the longest match takes the prompt unless it has more than
 
     max_load * (load of the least loaded) + free_load
 
-so that the second endpoint learns the shared prompt soon. From then on both have as much of it, and
-among equals the least loaded takes the request. A conversation goes on matching further where it
-was than where only its system prompt is known.
+requests; then the next longest match counts, and among equals the lower load. SGLang's thresholds
+(64 and 1.5) are for the pool as a whole, so that a system prompt which all share draws 64 requests
+to one endpoint before another sees any. Here the second endpoint learns the shared prompt after
+`free_load`. From then on both have as much of it, and load decides. A conversation goes on matching
+further where it was than where only its system prompt is known, so it stays.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Blocks:
     """Blocks of one prompt that are looked at: 64 KiB. Bounds the cost of a pick."""
     remembered: int = 8192
     """Blocks for each endpoint: 4 MiB of text, about a million tokens, which is more than the KV
-    cache of one GPU holds for common models. They take 1 MiB of memory."""
+    cache of one GPU holds for common models. They take 1.4 MB of memory."""
 
 
 def chain(prompt: bytes, blocks: Blocks) -> list[int]:
@@ -120,7 +119,7 @@ class Prefix:
         self._seen: dict[str, Seen] = {}
 
     def pick(self, candidates: Sequence[C], traits: Traits, now: float) -> C:
-        """Return the best of match and load, and take it to know the prompt from now on.
+        """Return the longest match that is not too busy; it counts as knowing the prompt now.
 
         O(candidates * log blocks) beyond hashing: 3 µs for a short prompt, 65 µs for 64 KiB and
         more, on three endpoints.
@@ -131,26 +130,26 @@ class Prefix:
         seen = [self._seen_by(candidate.id) for candidate in candidates]
         matches = [one.match(hashes) for one in seen]
         if any(matches):
-            chosen = candidates[self._weigh(candidates, matches, len(hashes), now)]
+            chosen = candidates[self._weigh(candidates, matches, now)]
         else:
             chosen = self._without.pick(candidates, traits, now)
         self._seen[chosen.id].add(hashes)
         forget_gone(self._seen, candidates)
         return chosen
 
-    def _weigh(self, candidates: Sequence[C], matches: list[int], whole: int, now: float) -> int:
+    def _weigh(self, candidates: Sequence[C], matches: list[int], now: float) -> int:
         count = len(candidates)
         average = sum(candidate.weight for candidate in candidates) / count
         loads = [candidate.load(now) * average / candidate.weight for candidate in candidates]
-        worth = (self._free_load + (self._max_load - 1) * min(loads)) / whole
+        limit = self._max_load * min(loads) + self._free_load
         # A random start, so that the first does not win every tie.
         start = int(self._random() * count)
-        best, least = start, float("inf")
+        best, longest, least = start, -1, 0.0
         for step in range(start, start + count):
             at = step % count
-            cost = loads[at] - worth * matches[at]
-            if cost < least:
-                best, least = at, cost
+            load, match = loads[at], matches[at]
+            if load <= limit and (match > longest or (match == longest and load < least)):
+                best, longest, least = at, match, load
         return best
 
     def _seen_by(self, endpoint: str) -> Seen:

@@ -47,8 +47,9 @@ class Weighted:
     """Smooth weighted round robin: weights 5, 1, 1 give a a b a c a a, not five in a row.
 
     nginx's rule: with each pick an endpoint's credit grows by its weight; the one with the most
-    takes the request and pays the sum of the weights. Credits always add up to 0, so shares are
-    exact: an endpoint is never a whole turn away from its due as long as the candidates stay.
+    takes the request and pays the sum of the weights. Credits always add up to 0. With whole
+    numbers as weights, each sum of them in picks gives every endpoint exactly its weight, and with
+    any weights an endpoint is never a whole turn ahead of its due.
     """
 
     needs_session = False
