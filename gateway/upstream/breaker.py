@@ -32,6 +32,11 @@ class State(StrEnum):
     HALF_OPEN = "half_open"
 
 
+# Names of its own, because Python 3.11 takes 0.1 µs to reach a member through its class.
+_CLOSED, _OPEN, _HALF_OPEN = State
+_SUCCESS, _CANCELLED, _REJECTED = Outcome.SUCCESS, Outcome.CANCELLED, Outcome.REJECTED
+
+
 @dataclass(frozen=True, slots=True)
 class BreakerSpec:
     """When it opens and for how long. Envoy and Finagle both open at 5 failures in a row."""
@@ -58,7 +63,7 @@ class Breaker:
     def __init__(self, spec: BreakerSpec) -> None:
         self.spec = spec
         """May be replaced at any time; the next failure is judged by it."""
-        self.state = State.CLOSED
+        self.state = _CLOSED
         self._epoch = 0  # Grows at each change of state; a ticket is the epoch it was started in.
         self._failures = 0
         self._trips = 0  # In a row, without a whole success between them.
@@ -73,7 +78,7 @@ class Breaker:
     @property
     def blocked_until(self) -> float:
         """0 when a request may start, else from when on; inf while a probe is under way."""
-        if self.state is State.OPEN:
+        if self.state is _OPEN:
             return self._retry_at
         return inf if self._probing else 0.0
 
@@ -82,11 +87,12 @@ class Breaker:
 
         A request that starts although none may gets the ticket `STALE`.
         """
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return self._epoch
         if now < self.blocked_until:
             return STALE
-        self._enter(State.HALF_OPEN)
+        if self.state is _OPEN:
+            self._enter(_HALF_OPEN)
         self._probing = True
         return self._epoch
 
@@ -96,10 +102,10 @@ class Breaker:
         A stream may last for minutes, and the endpoint has shown that it works. A failure later in
         it counts as one of the closed state.
         """
-        if self.state is not State.HALF_OPEN or ticket != self._epoch:
+        if self.state is not _HALF_OPEN or ticket != self._epoch:
             return ticket
         self._failures = 0
-        self._enter(State.CLOSED)
+        self._enter(_CLOSED)
         return self._epoch
 
     def record(self, ticket: int, outcome: Outcome, now: float) -> State | None:
@@ -110,29 +116,27 @@ class Breaker:
         """
         if ticket != self._epoch:
             return None
-        if outcome is Outcome.SUCCESS:
+        if outcome is _SUCCESS:
             self._failures = self._trips = 0
-            return self._enter(State.CLOSED)
+            return None if self.state is _CLOSED else self._enter(_CLOSED)
         self._probing = False
-        if outcome is Outcome.CANCELLED or outcome is Outcome.REJECTED:
+        if outcome is _CANCELLED or outcome is _REJECTED:
             return None
         self._failures += 1
-        if self.state is State.CLOSED and self._failures < self.spec.failures:
+        if self.state is _CLOSED and self._failures < self.spec.failures:
             return None
         self._failures = 0
         self._trips += 1
         self.trips_total += 1
         self._retry_at = now + min(self.spec.open_s * self._trips, self.spec.max_open_s)
-        return self._enter(State.OPEN)
+        return self._enter(_OPEN)
 
     def retry_now(self, now: float) -> None:
         """Let a probe through without waiting further: something else says that it is back."""
         self._retry_at = min(self._retry_at, now)
 
-    def _enter(self, state: State) -> State | None:
+    def _enter(self, state: State) -> State:
         self._probing = False
-        if state is self.state:
-            return None
         self.state = state
         self._epoch += 1
         return state

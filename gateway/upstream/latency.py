@@ -42,6 +42,10 @@ class PeakEwma:
         self._cost_s = latency_s if latency_s > cost_s else cost_s + latency_s * (1 - weight)
         self._stamp = now
 
+    def forget(self) -> None:
+        """Begin anew: what was known is of another life of the endpoint."""
+        self._cost_s = 0.0
+
     def penalise(self, now: float) -> None:
         """Apply a failure, which must never make an endpoint look fast: twice the present value."""
         self._cost_s = min(max(self.read(now) * 2, PENALTY_S), MAX_PENALTY_S)

@@ -8,8 +8,8 @@ n is the number of ejections, less one for each full `eject_s` spent in the pool
 Where the breaker asks whether an endpoint works at all, this compares it with the rest: when all
 fail alike, the cause is not in one of them.
 
-The rules and defaults are those of Envoy's outlier detection (5 in a row, n times 30 s up to 300 s, at
-most a share of the hosts) and of Finagle's success-rate accrual (0.8 over 30 s).
+The rules and defaults are those of Envoy's outlier detection (5 in a row, n times 30 s up to 300 s,
+at most a share of the hosts) and of Finagle's success-rate accrual (0.8 over 30 s).
 
 Pure: callers pass `now`; `record` returns what it decided.
 """
