@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import NamedTuple
 
+from gateway.config.names import endpoint_id
+
 Loc = tuple[str | int, ...]
 Urls = Mapping[str, Sequence[str | None]]
 """Endpoint URLs by cluster. None, here and below, stands for something unreadable."""
@@ -59,12 +61,13 @@ def _endpoints(clusters: Urls) -> Iterator[Conflict]:
         for index, url in enumerate(urls):
             if url is None:
                 continue
-            if url in first:
+            one = endpoint_id(url)
+            if one in first:
                 yield Conflict(
                     ("clusters", name, "endpoints", index, "url"),
-                    f"is the same endpoint as number {first[url] + 1} of this cluster",
+                    f"is the same endpoint as number {first[one] + 1} of this cluster",
                 )
-            first.setdefault(url, index)
+            first.setdefault(one, index)
 
 
 def _references(clusters: Urls, models: Models) -> Iterator[Conflict]:

@@ -101,3 +101,15 @@ def _ipv6(host: str) -> str:
         return str(ipaddress.IPv6Address(host))
     except ValueError as error:
         raise ValueError("has no valid IPv6 address in its brackets") from error
+
+
+def endpoint_id(url: str) -> str:
+    """Return the name that the endpoint at `url` (as `endpoint_url` returns it) has everywhere.
+
+    Host, port and base path: in metrics, in logs and in the operators' API.
+    """
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    has_port = ":" in authority.rpartition("]")[2]
+    port = "" if has_port else ":443" if scheme == "https" else ":80"
+    return f"{authority}{port}{slash}{path}"

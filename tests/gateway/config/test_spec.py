@@ -106,6 +106,7 @@ def test_every_contradiction_is_reported_at_its_place() -> None:
         {
             "clusters": {
                 "gpu": {"endpoints": [{"url": "http://a:1"}, {"url": "http://A:1/"}]},
+                "tpu": {"endpoints": [{"url": "http://a"}, {"url": "http://a:80"}]},
                 "cpu": {"endpoints": [{"url": "http://a:1"}]},
             },
             "models": {
@@ -117,6 +118,10 @@ def test_every_contradiction_is_reported_at_its_place() -> None:
     assert found == [
         (
             ("clusters", "gpu", "endpoints", 1, "url"),
+            "is the same endpoint as number 1 of this cluster",
+        ),
+        (
+            ("clusters", "tpu", "endpoints", 1, "url"),
             "is the same endpoint as number 1 of this cluster",
         ),
         (
