@@ -47,8 +47,9 @@ class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._arrivals: OrderedDict[int, Ticket[T]] = OrderedDict()
         self._flows: dict[bytes, _Flow[T]] = {}
-        # One entry for each tenant with something waiting. It may lag behind its flow's `start`,
-        # or its flow may be empty by now; `pop` puts both right when the entry comes to the top.
+        # One entry for each tenant with something waiting, and for some that have lost it since;
+        # `pop` drops those when they come to the top. An entry's tag stays right if its tenant
+        # comes back before that: what is in the heap is never behind `_virtual`.
         self._heap: list[tuple[float, int, _Flow[T]]] = []
         self._virtual = 0.0
         self._active = 0
@@ -90,13 +91,10 @@ class FairQueue(Generic[T]):
         heap = self._heap
         while True:
             start, _, flow = heap[0]
-            if not flow.waiting:
-                flow.in_heap = False
-                heappop(heap)
-            elif start < flow.start:
-                heapreplace(heap, (flow.start, next(iter(flow.waiting)), flow))
-            else:
+            if flow.waiting:
                 break
+            flow.in_heap = False
+            heappop(heap)
         seq, ticket = flow.waiting.popitem(last=False)
         self._virtual = start
         flow.start = start + 1.0 / ticket.weight
@@ -148,17 +146,19 @@ class FairQueue(Generic[T]):
         return min(len(self._arrivals), own + int(own * rest / weight) + others)
 
     def crowding(self, tenant: bytes, weight: float) -> Ticket[T] | None:
-        """Return the newest of the tenant that has most waiting for its weight, if that is more
-        than `tenant` would have with one more; else None.
+        """Return the newest of the tenant that has most waiting for its weight; None if `tenant`
+        would have more than its share of the queue with one more.
 
         It is what a full queue gives up for a newcomer, lest who fills it keeps all others out
         (the longest queue is the one that is cut, as in FQ-CoDel, RFC 8290 section 4.2). O(1) for
         a tenant with its share of the queue or more, else O(tenants waiting).
         """
         flow = self._flows.get(tenant)
-        mine = ((0 if flow is None else len(flow.waiting)) + 1) / weight
-        if not self._arrivals or mine >= len(self._arrivals) / self._weight:
-            return None
+        own, total = 0, self._weight + weight
+        if flow is not None and flow.waiting:
+            own, total = len(flow.waiting), total - flow.weight
+        if (own + 1) / weight > len(self._arrivals) / total:
+            return None  # It has its share. Were all others below its own, so would the mean be.
         most = max(
             (flow for flow in self._flows.values() if flow.waiting),
             key=lambda flow: len(flow.waiting) / flow.weight,

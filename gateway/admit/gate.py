@@ -85,7 +85,7 @@ class Gate:
 
     def try_enter(self) -> bool:
         """Enter if there is a place and nobody waits for it; then `leave` is owed. 0.1 µs."""
-        if self.inflight >= self._limit or self._queue:
+        if self.inflight >= self._limit or self._queue.count:
             return False
         if self._room is not None and self._room() <= self._claimed:
             return False
@@ -144,7 +144,7 @@ class Gate:
         """Give the place back that was taken at `since`; the next in turn gets it. 0.3 µs."""
         self.inflight -= 1
         self._drain.ended(now - since, now)
-        if self._queue:
+        if self._queue.count:
             self._wake()
 
     def poke(self) -> None:
@@ -178,7 +178,7 @@ class Gate:
     def _wake(self) -> None:
         """Let in as many as there are places for, in their order."""
         queue = self._queue
-        while queue and self.inflight < self._limit:
+        while queue.count and self.inflight < self._limit:
             if self._room is not None and self._room() <= self._claimed:
                 return
             wake = queue.pop().wake

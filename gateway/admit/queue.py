@@ -26,18 +26,19 @@ PASSED_OVER = 7
 class Queue(Generic[T]):
     """At most `size` waiting requests, each for at most `timeout_s` seconds."""
 
-    __slots__ = ("_classes", "_passed", "_seq", "_waiting", "size", "timeout_s")
+    __slots__ = ("_classes", "_passed", "_seq", "count", "size", "timeout_s")
 
     def __init__(self, size: int, timeout_s: float) -> None:
         self.size = size
         self.timeout_s = timeout_s
         self._classes: tuple[FairQueue[T], ...] = tuple(FairQueue() for _ in Priority)
-        self._waiting = 0
+        self.count = 0
+        """How many wait; an attribute because each request reads it."""
         self._seq = 0
         self._passed = 0
 
     def __len__(self) -> int:
-        return self._waiting
+        return self.count
 
     def waiting(self, priority: Priority) -> int:
         """Return how many requests of the class wait."""
@@ -46,7 +47,7 @@ class Queue(Generic[T]):
     def push(self, ticket: Ticket[T]) -> Ticket[T] | None:
         """Let `ticket` wait. Return who has to go for it: nobody, another, or `ticket` itself."""
         victim = None
-        if self._waiting >= self.size:
+        if self.count >= self.size:
             victim = self._victim(ticket)
             if victim is None:
                 return ticket
@@ -54,15 +55,13 @@ class Queue(Generic[T]):
         self._seq += 1
         ticket.seq = self._seq
         self._classes[ticket.priority].push(ticket)
-        self._waiting += 1
+        self.count += 1
         return victim
 
     def _victim(self, ticket: Ticket[T]) -> Ticket[T] | None:
-        for priority in reversed(Priority):
-            if priority <= ticket.priority:
-                break
-            if len(self._classes[priority]):
-                return self._classes[priority].newest()
+        for lower in reversed(self._classes[ticket.priority + 1 :]):
+            if len(lower):
+                return lower.newest()
         return self._classes[ticket.priority].crowding(ticket.tenant, ticket.weight)
 
     def pop(self) -> Ticket[T]:
@@ -84,14 +83,14 @@ class Queue(Generic[T]):
         else:
             self._passed = 0
             chosen = min(lower, key=lambda fair: fair.oldest().seq)
-        self._waiting -= 1
+        self.count -= 1
         return chosen.pop()
 
     def remove(self, ticket: Ticket[T]) -> bool:
         """Take `ticket` out: its client has left. Return False if it does not wait. O(1)."""
         removed = self._classes[ticket.priority].remove(ticket)
         if removed:
-            self._waiting -= 1
+            self.count -= 1
         return removed
 
     def hopeless(self, ticket: Ticket[T], rate: float, now: float) -> Refusal | None:
@@ -111,7 +110,7 @@ class Queue(Generic[T]):
         """Take out and return those that wait in vain, each with the reason.
 
         That is: those that have waited for `timeout_s`, and those whose deadline will have passed
-        when those ahead of them have been granted, at `rate` a second. O(n), 0.3 µs each.
+        when those ahead of them have been granted, at `rate` a second. O(n), 0.6 µs each.
         """
         gone: list[tuple[Ticket[T], Refusal]] = []
         above = 0
