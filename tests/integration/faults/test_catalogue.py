@@ -1,0 +1,581 @@
+"""What a client of the official SDK gets when its provider fails, fault by fault.
+
+Each fault in two layouts: *pool*, where a healthy endpoint stands beside the faulty one, and
+*fallback*, where the model's one endpoint is faulty and another model stands in. The client must
+get the whole answer as if nothing had happened: the exact text, one id, one role, one finish
+reason, one usage that adds up. It must come in the time that the gateway's own timers allow, the
+provider must not be asked too often, and the gateway must have counted what the provider saw.
+
+One gateway serves all of it; each case has clusters, models and providers of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from openai import APIError, APIStatusError, BadRequestError, OpenAI
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.process import Served, sluice, until
+from tests.support.provider import (
+    ANSWER,
+    HEALTHY,
+    PROMPT_TOKENS,
+    TOKENS,
+    Fault,
+    Provider,
+    serving,
+)
+
+pytestmark = pytest.mark.integration
+
+FIRST_TOKEN_S = 1.5
+IDLE_S = 1.5
+SLACK_S = 6.0
+"""What a busy machine may add to the gateway's timers; two attempts' worth of them and more."""
+
+CLUSTER: dict[str, Any] = {
+    "balancer": "round_robin",  # The faulty endpoint is asked for one request of two.
+    "slow_start_s": 0,
+    "timeouts": {
+        "connect_s": 0.5,
+        "first_token_s": FIRST_TOKEN_S,
+        "idle_s": IDLE_S,
+        "total_s": 20,
+    },
+    "breaker": {"open_s": 0.5, "max_open_s": 1},
+    "outliers": {"eject_s": 0.5, "max_eject_s": 1},
+    "health": {"metrics_path": None},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One entry of the catalogue."""
+
+    name: str
+    fault: Fault
+    waits_s: float = 0.0
+    """What the gateway's timers let pass before it goes elsewhere."""
+    passed: bool = False
+    """The fault needs no other endpoint: the faulty one's answer is whole."""
+    resumed: str = ""
+    """The mode in which the broken stream goes on elsewhere."""
+    spare: Fault = HEALTHY
+    """How the other endpoint is."""
+
+
+LIMITED = {"message": "Slow down.", "type": "rate_limit_error", "param": None, "code": 429}
+BROKEN = {"message": "CUDA error", "type": "InternalServerError", "param": None, "code": 500}
+BUSY = {"message": "Overloaded.", "type": "ServiceUnavailableError", "param": None, "code": 503}
+
+CATALOGUE = (
+    Case("429-with-retry-after", Fault(429, ((b"retry-after", b"1"),), LIMITED), waits_s=2.0),
+    Case("429-without", Fault(429, error=LIMITED)),
+    Case("500-always", Fault(500, error=BROKEN)),
+    Case("503-always", Fault(503, error=BUSY)),
+    Case("reset-before-headers", Fault(reset=True)),
+    Case("silence-before-headers", Fault(silent=True), waits_s=FIRST_TOKEN_S),
+    Case("no-first-token", Fault(first_after_s=60), waits_s=FIRST_TOKEN_S),
+    Case("slow-first-token", Fault(first_after_s=0.5), waits_s=0.5, passed=True),
+    Case("cut-at-40", Fault(cut_at=40), resumed="continue"),
+    Case("stall-after-20", Fault(stall_at=20), waits_s=IDLE_S, resumed="continue"),
+    Case("malformed-tenth-event", Fault(malformed_at=9), resumed="continue"),
+    Case("no-done", Fault(unmarked=True), passed=True),
+    Case("rejected-prefix", Fault(cut_at=40), resumed="replay", spare=Fault(no_prefix=True)),
+)
+
+FILTERED = {
+    "message": "The response was filtered due to the prompt triggering the content policy.",
+    "type": "invalid_request_error",
+    "param": "prompt",
+    "code": "content_filter",
+    "status": 400,
+    "innererror": {"code": "ResponsibleAIPolicyViolation"},
+}
+TOO_LONG = {
+    "message": "This model's maximum context length is 64 tokens; the prompt contains 80.",
+    "type": "BadRequestError",
+    "param": "input_tokens",
+    "code": 400,
+}
+
+
+@dataclass(frozen=True)
+class Rig:
+    """The providers by model, the faulty one first, and the gateway before them."""
+
+    gateway: Served
+    providers: dict[str, list[Provider]]
+    spares: dict[str, str]
+    """The fallback of each model that has one."""
+
+
+class Plot:
+    """The configuration in the making."""
+
+    def __init__(self) -> None:
+        self.clusters: dict[str, list[Provider]] = {}
+        self.fallbacks: dict[str, str] = {}
+
+    def pool(self, name: str, *providers: Provider) -> None:
+        """Add a cluster and the model of the same name."""
+        self.clusters[name] = list(providers)
+
+    def both(self, name: str, fault: Fault, spare: Fault, max_model_len: int = 4096) -> None:
+        """Add both layouts."""
+        self.pool(f"{name}-pool", provider(fault), provider(spare))
+        self.chain(name, provider(fault), provider(spare, max_model_len))
+
+    def chain(self, name: str, first: Provider, spare: Provider) -> None:
+        """Add a model with one endpoint, and its fallback."""
+        self.pool(f"{name}-fallback", first)
+        self.pool(f"{name}-spare", spare)
+        self.fallbacks[f"{name}-fallback"] = f"{name}-spare"
+
+    def config(self) -> str:
+        """Write it."""
+        return yaml.safe_dump(
+            {
+                "server": {"host": "127.0.0.1", "drain_delay_s": 0, "admin": None},
+                "clusters": {
+                    name: {**CLUSTER, "endpoints": [{"url": one.url} for one in providers]}
+                    for name, providers in self.clusters.items()
+                },
+                "models": {
+                    name: {
+                        "cluster": name,
+                        "upstream_model": "m",
+                        "fallbacks": [self.fallbacks[name]] if name in self.fallbacks else [],
+                    }
+                    for name in self.clusters
+                },
+                "logging": {"access": "off"},
+            },
+            sort_keys=False,
+        )
+
+
+def provider(fault: Fault = HEALTHY, max_model_len: int = 4096) -> Provider:
+    one = Provider("m", max_model_len)
+    one.fault = fault
+    return one
+
+
+def plotted() -> Plot:
+    """Every case's clusters."""
+    plot = Plot()
+    for case in CATALOGUE:
+        plot.both(case.name, case.fault, case.spare)
+    plot.both("flap", HEALTHY, HEALTHY)
+    for name, status, error in (("filtered", 400, FILTERED), ("too-long", 400, TOO_LONG)):
+        plot.pool(f"{name}-pool", *[provider(Fault(status, error=error), 64) for _ in range(2)])
+    plot.chain("filtered", provider(Fault(400, error=FILTERED)), provider())
+    plot.chain("too-long", provider(Fault(400, error=TOO_LONG), 64), provider())
+    too_long = Fault(400, error=TOO_LONG)
+    plot.chain("no-longer", provider(too_long, 64), provider(HEALTHY, 64))
+    plot.chain("filtered-midway", provider(Fault(filtered_at=5)), provider())
+    plot.chain("all-broken", provider(Fault(503, error=BUSY)), provider(Fault(500, error=BROKEN)))
+    plot.chain("diverged", provider(Fault(cut_at=40)), provider(DIVERGED))
+    plot.pool("alone", provider())
+    return plot
+
+
+DIVERGED = Fault(no_prefix=True, says=ANSWER.replace("w05", "other"))
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """The gateway, when it has found every endpoint healthy and knows what each of them serves."""
+    plot = plotted()
+    everyone = [one for providers in plot.clusters.values() for one in providers]
+    file = tmp_path_factory.mktemp("catalogue") / "sluice.yaml"
+    with ExitStack() as stack:
+        stack.enter_context(serving(everyone))
+        file.write_text(plot.config())
+        gateway = stack.enter_context(sluice("-c", file))
+        with httpx.Client(trust_env=False, timeout=30.0) as http:
+
+            def known() -> bool:
+                health = http.get(f"{gateway.url}/health").json()
+                listed = http.get(f"{gateway.url}/v1/models").json()["data"]
+                return all(one["healthy"] for one in health["endpoints"]["list"]) and all(
+                    entry.get("max_model_len") for entry in listed
+                )
+
+            until(known, "every endpoint is known")
+        yield Rig(gateway, plot.clusters, plot.fallbacks)
+
+
+@dataclass
+class Answer:
+    """What the SDK gave."""
+
+    text: str = ""
+    ids: set[str] = field(default_factory=set)
+    models: set[str] = field(default_factory=set)
+    roles: int = 0
+    finishes: list[str] = field(default_factory=list)
+    usages: list[tuple[int, int, int]] = field(default_factory=list)
+    error: APIError | None = None
+    took_s: float = 0.0
+
+
+def ask(rig: Rig, model: str, **more: Any) -> Answer:
+    """Stream one answer through the official SDK, which is told not to try again itself."""
+    answer, began = Answer(), time.monotonic()
+    with OpenAI(
+        base_url=f"{rig.gateway.url}/v1", api_key="any", max_retries=0, timeout=60.0
+    ) as client:
+        try:
+            for chunk in client.chat.completions.create(
+                model=model,
+                messages=[{"role": "user", "content": "count"}],
+                max_tokens=100,
+                stream=True,
+                stream_options={"include_usage": True},
+                **more,
+            ):
+                note(answer, chunk)
+        except APIError as error:
+            answer.error = error
+    answer.took_s = time.monotonic() - began
+    return answer
+
+
+def note(answer: Answer, chunk: Any) -> None:
+    answer.ids.add(chunk.id)
+    answer.models.add(chunk.model)
+    for choice in chunk.choices:
+        answer.text += choice.delta.content or ""
+        answer.roles += choice.delta.role is not None
+        if choice.finish_reason is not None:
+            answer.finishes.append(choice.finish_reason)
+    if chunk.usage is not None:
+        usage = chunk.usage
+        answer.usages.append((usage.prompt_tokens, usage.completion_tokens, usage.total_tokens))
+
+
+def assert_whole(answer: Answer) -> None:
+    """As if nothing had happened."""
+    assert answer.error is None
+    assert answer.text == ANSWER
+    assert answer.finishes == ["stop"]
+    assert len(answer.ids) == 1
+    assert answer.roles == 1
+    total = PROMPT_TOKENS + len(TOKENS)
+    assert answer.usages == [(PROMPT_TOKENS, len(TOKENS), total)]
+
+
+class Ledger:
+    """What the gateway has counted, and the providers have seen, since this was made."""
+
+    def __init__(self, rig: Rig, *clusters: str) -> None:
+        self._rig = rig
+        self._clusters = clusters
+        self._counted = self._read()
+        self._asked = {one.port: len(one.asked) - one.doubted for one in self.providers}
+
+    @property
+    def providers(self) -> list[Provider]:
+        return [one for name in self._clusters for one in self._rig.providers[name]]
+
+    def seen(self) -> dict[int, int]:
+        """Attempts by the provider's port, as the providers see them."""
+        return {
+            one.port: len(one.asked) - one.doubted - self._asked[one.port] for one in self.providers
+        }
+
+    def counted(self, name: str, **labels: str) -> float:
+        """How far a counter's samples with these labels have gone up."""
+        return sum(
+            value - self._counted.get(key, 0)
+            for key, value in self._read().items()
+            if key[0] == name and labels.items() <= set(key[1])
+        )
+
+    def assert_attempts_agree(self) -> None:
+        """The gateway has counted each request that a provider saw, and no other."""
+
+        def agree() -> bool:
+            return self.attempts() == {port: seen for port, seen in self.seen().items() if seen}
+
+        until(agree, f"attempts {self.attempts()} are {self.seen()}", 5.0)
+
+    def attempts(self) -> dict[int, float]:
+        """Attempts by the endpoint's port, as the gateway counts them."""
+        found = {
+            one.port: self.counted(
+                "sluice_upstream_attempts_total", endpoint=f"127.0.0.1:{one.port}"
+            )
+            for one in self.providers
+        }
+        return {port: count for port, count in found.items() if count}
+
+    def level(self, name: str) -> float:
+        """Return the sum of a gauge's samples."""
+        return sum(value for key, value in self._read().items() if key[0] == name)
+
+    def _read(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        text = httpx.get(f"{self._rig.gateway.url}/metrics", trust_env=False, timeout=30.0).text
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+
+@pytest.mark.parametrize("case", CATALOGUE, ids=lambda case: case.name)
+def test_a_healthy_endpoint_beside_a_faulty_one_saves_the_answer(rig: Rig, case: Case) -> None:
+    """Whichever of both is asked first."""
+    model = f"{case.name}-pool"
+    ledger = Ledger(rig, model)
+    for _ in range(2):
+        answer = ask(rig, model)
+
+        assert_whole(answer)
+        assert answer.models == {model}
+        assert answer.took_s < case.waits_s + SLACK_S
+    faulty, healthy = ledger.seen().values()
+    assert 1 <= faulty <= 2
+    assert faulty + healthy <= 6  # Three for each.
+    ledger.assert_attempts_agree()
+    assert_resumed(ledger, case, model)
+
+
+@pytest.mark.parametrize("case", CATALOGUE, ids=lambda case: case.name)
+def test_a_healthy_fallback_saves_the_answer(rig: Rig, case: Case) -> None:
+    """Of a model whose one endpoint is faulty."""
+    model, spare = f"{case.name}-fallback", f"{case.name}-spare"
+    ledger = Ledger(rig, model, spare)
+
+    answer = ask(rig, model)
+
+    assert_whole(answer)
+    # The one that gave it, or at least began it.
+    assert answer.models == {model if case.passed or case.resumed else spare}
+    assert answer.took_s < case.waits_s + SLACK_S
+    faulty, healthy = ledger.seen().values()
+    assert 1 <= faulty <= 3
+    assert healthy == (0 if case.passed else 2 if case.spare.no_prefix else 1)
+    ledger.assert_attempts_agree()
+    assert ledger.counted("sluice_requests_total", model=model, outcome="success") == 1
+    assert ledger.counted("sluice_tokens_total", model=model, kind="completion") == len(TOKENS)
+    fell_back = 0 if case.passed or case.resumed else 1
+    assert ledger.counted("sluice_fallbacks_total", model=model, to=spare) == fell_back
+    assert_resumed(ledger, case, model, spare)
+
+
+def assert_resumed(ledger: Ledger, case: Case, *clusters: str) -> None:
+    """Streams went on elsewhere if they broke, in the mode that the other endpoint allows."""
+    modes = {
+        mode
+        for mode in ("continue", "replay")
+        for cluster in clusters
+        if ledger.counted("sluice_resumes_total", cluster=cluster, mode=mode, result="resumed")
+    }
+    assert modes == set(case.resumed.split())
+
+
+def test_an_end_without_its_mark_is_given_one(rig: Rig) -> None:
+    """On the wire: the answer is whole, so that a client that waits for `[DONE]` gets it."""
+    body = {"model": "no-done-fallback", "messages": [{"role": "user", "content": "count"}]}
+    answer = httpx.post(
+        f"{rig.gateway.url}/v1/chat/completions",
+        json={**body, "stream": True},
+        timeout=30.0,
+        trust_env=False,
+    )
+
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert answer.text.count("[DONE]") == 1
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_what_goes_on_elsewhere_has_the_tokens_that_are_left(rig: Rig, temperature: float) -> None:
+    """A greedy answer is asked for again from its beginning; another one is gone on with."""
+    ledger = Ledger(rig, "cut-at-40-fallback", "cut-at-40-spare")
+
+    answer = ask(rig, "cut-at-40-fallback", temperature=temperature)
+
+    assert_whole(answer)
+    (spare,) = rig.providers["cut-at-40-spare"]
+    asked = spare.asked[-1]
+    assert asked.prefix == ("" if temperature == 0 else "".join(TOKENS[:40]))
+    assert asked.body["max_tokens"] == (100 if temperature == 0 else 60)
+    assert sum(ledger.seen().values()) == 2
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(500, error=BROKEN), Fault(reset=True)], ids=["500", "reset"]
+)
+def test_a_failure_that_happens_once_is_tried_again_at_the_same_endpoint(
+    rig: Rig, fault: Fault
+) -> None:
+    """Where there is no other."""
+    ledger, alone = Ledger(rig, "alone"), rig.providers["alone"][0]
+    first = len(alone.asked)
+    alone.fault = lambda number: fault if number == first else HEALTHY
+
+    answer = ask(rig, "alone")
+
+    assert_whole(answer)
+    assert answer.took_s < SLACK_S
+    assert ledger.seen() == {alone.port: 2}
+    ledger.assert_attempts_agree()
+
+
+def test_an_endpoint_that_names_a_wait_is_waited_for(rig: Rig) -> None:
+    """Where there is no other: its Retry-After passes, then it has the answer."""
+    ledger, alone = Ledger(rig, "alone"), rig.providers["alone"][0]
+    first = len(alone.asked)
+    limited = Fault(429, ((b"retry-after", b"1"),), LIMITED)
+    alone.fault = lambda number: limited if number == first else HEALTHY
+
+    answer = ask(rig, "alone")
+
+    assert_whole(answer)
+    assert 1.0 <= answer.took_s < 1.0 + SLACK_S
+    assert ledger.seen() == {alone.port: 2}
+    ledger.assert_attempts_agree()
+
+
+def test_a_wait_that_is_too_long_is_the_clients(rig: Rig) -> None:
+    """The provider's own 429 with its Retry-After, at once, after one request."""
+    ledger, alone = Ledger(rig, "alone"), rig.providers["alone"][0]
+    alone.fault = Fault(429, ((b"retry-after", b"3600"),), LIMITED)
+
+    answer = ask(rig, "alone")
+    alone.fault = HEALTHY
+
+    assert isinstance(answer.error, APIStatusError)
+    assert answer.error.status_code == 429
+    assert answer.error.response.headers["retry-after"] == "3600"
+    assert answer.error.body == LIMITED
+    assert answer.took_s < SLACK_S
+    assert ledger.seen() == {alone.port: 1}
+    ledger.assert_attempts_agree()
+
+
+@pytest.mark.parametrize("model", ["filtered-pool", "filtered-fallback"])
+def test_a_content_filter_is_the_providers_own_error(rig: Rig, model: str) -> None:
+    """Word for word, after one request: nobody else is asked what one provider will not say."""
+    ledger = Ledger(rig, model, *rig.spares.get(model, "").split())
+
+    answer = ask(rig, model)
+
+    assert isinstance(answer.error, BadRequestError)
+    assert answer.error.body == FILTERED
+    assert answer.error.code == "content_filter"
+    assert sum(ledger.seen().values()) == 1
+    ledger.assert_attempts_agree()
+
+
+def test_a_content_filter_midway_is_how_the_answer_ends(rig: Rig) -> None:
+    """It is a finish reason, and no failure to be made good."""
+    ledger = Ledger(rig, "filtered-midway-fallback", "filtered-midway-spare")
+
+    answer = ask(rig, "filtered-midway-fallback")
+
+    assert answer.error is None
+    assert answer.text == "".join(TOKENS[:5])
+    assert answer.finishes == ["content_filter"]
+    assert sum(ledger.seen().values()) == 1
+    ledger.assert_attempts_agree()
+
+
+def test_a_prompt_too_long_goes_to_a_model_with_more_room(rig: Rig) -> None:
+    """By what both models' endpoints say of themselves."""
+    ledger = Ledger(rig, "too-long-fallback", "too-long-spare")
+
+    answer = ask(rig, "too-long-fallback")
+
+    assert_whole(answer)
+    assert answer.models == {"too-long-spare"}
+    assert list(ledger.seen().values()) == [1, 1]
+    ledger.assert_attempts_agree()
+
+
+@pytest.mark.parametrize("model", ["too-long-pool", "no-longer-fallback"])
+def test_a_prompt_too_long_for_all_is_the_providers_own_error(rig: Rig, model: str) -> None:
+    """Replicas are equal, and a fallback with no more room need not be asked."""
+    ledger = Ledger(rig, model, *rig.spares.get(model, "").split())
+
+    answer = ask(rig, model)
+
+    assert isinstance(answer.error, BadRequestError)
+    assert answer.error.body == TOO_LONG
+    assert sum(ledger.seen().values()) == 1
+    ledger.assert_attempts_agree()
+
+
+def test_when_all_fail_the_client_hears_it_once_and_soon(rig: Rig) -> None:
+    """Of the first model's failure, and that trying again is no use; three attempts each."""
+    ledger = Ledger(rig, "all-broken-fallback", "all-broken-spare")
+
+    answer = ask(rig, "all-broken-fallback")
+
+    assert isinstance(answer.error, APIStatusError)
+    assert answer.error.status_code == 503
+    assert answer.error.response.headers["x-should-retry"] == "false"
+    assert answer.took_s < 2 + SLACK_S
+    assert all(1 <= seen <= 3 for seen in ledger.seen().values())
+    ledger.assert_attempts_agree()
+
+
+def test_a_stream_that_nobody_can_go_on_with_ends_in_its_own_error(rig: Rig) -> None:
+    """What had come, then the first provider's failure: not that another refused the prefix."""
+    ledger = Ledger(rig, "diverged-fallback", "diverged-spare")
+
+    answer = ask(rig, "diverged-fallback")
+
+    assert answer.text == "".join(TOKENS[:40])
+    assert answer.finishes == []
+    assert answer.error is not None
+    assert answer.error.type == "server_error"
+    assert "prefill" not in answer.error.message
+    assert answer.took_s < SLACK_S
+    assert list(ledger.seen().values()) == [1, 2]
+    ledger.assert_attempts_agree()
+    model = "diverged-fallback"
+    assert ledger.counted("sluice_requests_total", model=model, outcome="failure") == 1
+
+
+@pytest.mark.parametrize("layout", ["pool", "fallback"])
+def test_a_provider_that_flaps_is_left_and_found_again(rig: Rig, layout: str) -> None:
+    """Up, down, up, down, up: every answer is whole, and the provider is used while it is up."""
+    model = f"flap-{layout}"
+    flapping = rig.providers[model][0]
+    for fault in (Fault(503, error=BUSY), Fault(reset=True)):
+        flapping.fault = fault
+        before = len(flapping.asked)
+        for _ in range(8):
+            answer = ask(rig, model)
+            assert_whole(answer)
+            assert answer.took_s < SLACK_S
+        assert len(flapping.asked) - before <= 3 * 8
+        flapping.fault = HEALTHY
+
+        def used(flapping: Provider = flapping) -> bool:
+            before = len(flapping.asked)
+            answer = ask(rig, model)
+            assert_whole(answer)
+            return answer.models == {model} and len(flapping.asked) == before + 1
+
+        until(used, "the provider is asked again")
+
+
+def test_nothing_is_left_behind(rig: Rig) -> None:
+    """After all of these: no request in flight, no answer that nobody listens to."""
+    everyone = [one for providers in rig.providers.values() for one in providers]
+    ledger = Ledger(rig)
+
+    until(lambda: not any(one.busy for one in everyone), "the providers are idle", 10.0)
+    until(lambda: ledger.level("sluice_inflight") == 0, "the gateway is idle", 10.0)
