@@ -169,6 +169,16 @@ class Provider:
             writer.write(response(body, b"%d Fault" % fault.status, list(fault.fields)))
             await writer.drain()
             return True
+        return await self._speak(asked, fault, reader, writer)
+
+    async def _speak(
+        self,
+        asked: Asked,
+        fault: Fault,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
+        """Stream an answer; say whether the connection goes on."""
         writer.write(STREAM_HEAD)
         if fault.first_after_s and await _has_left(reader, fault.first_after_s):
             return False
