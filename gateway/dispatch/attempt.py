@@ -9,25 +9,43 @@ from gateway.wire.connection import Connection
 from gateway.wire.upstream import Client
 
 
-async def send(
-    client: Client, request: bytes, new_reply: Callable[[], Reply], monotonic: Callable[[], float]
-) -> Reply:
+class Way:
+    """How one request's attempts are made: what is the same for each of them."""
+
+    __slots__ = ("monotonic", "new_reply", "once", "until")
+
+    def __init__(
+        self,
+        new_reply: Callable[[], Reply],
+        monotonic: Callable[[], float],
+        until: float,
+        *,
+        once: bool = False,
+    ) -> None:
+        """`until` is when the reply must be ready; `once`: never send it twice, on no account."""
+        self.new_reply = new_reply
+        self.monotonic = monotonic
+        self.until = until
+        self.once = once
+
+
+async def send(client: Client, request: bytes, way: Way) -> Reply:
     """Put `request` to the endpoint and wait for the commit point of its reply.
 
     A kept-alive connection may be closed by the engine at the moment it is used; if not a byte
     of response came, the request goes once more on a new connection. Raises `UpstreamError` if
     no connection can be made; what happens after that is told by the reply.
     """
-    now = monotonic()
-    connection = client.take(now)
+    now = way.monotonic()
+    connection = None if way.once else client.take(now)
     fresh = connection is None
     while True:
         if connection is None:
-            connection = await client.dial()
-            now = monotonic()
-        reply = new_reply()
+            connection = await client.dial(way.until - now)
+            now = way.monotonic()
+        reply = way.new_reply()
         try:
-            connection.send(request, reply, now)
+            connection.send(request, reply, now, way.until)
             if not reply.ended:  # It cannot have begun yet, only failed.
                 await reply.news()
         except BaseException:  # Cancelled: the engine must see its client leave.
@@ -40,20 +58,16 @@ async def send(
 
 
 async def send_streaming(
-    client: Client,
-    request: bytes,
-    rest: AsyncIterator[bytes],
-    new_reply: Callable[[], Reply],
-    monotonic: Callable[[], float],
+    client: Client, request: bytes, rest: AsyncIterator[bytes], way: Way
 ) -> Reply:
     """Put a request to the endpoint whose body is still coming: `request`, then each of `rest`.
 
     A body can be sent only once, so the connection is always a new one: it cannot be stale.
     """
-    connection = await client.dial()
-    reply = new_reply()
+    connection = await client.dial(way.until - way.monotonic())
+    reply = way.new_reply()
     try:
-        connection.send(request, reply, monotonic())
+        connection.send(request, reply, way.monotonic(), way.until)
         connection.begin_unfinished()
         await _pump(connection, rest, reply)
         if not reply.ready:

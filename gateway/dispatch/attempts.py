@@ -1,0 +1,370 @@
+"""Which endpoints are asked for one request, one after the other, until one gives an answer?
+
+    admit ─> pick ─> send ─┬─ an answer ──────────────────> commit
+              ^            └─ a verdict ─┬─ once more ─┐
+              └──────────────────────────┼─────────────┘
+                                         └─ enough ─> the model's fallbacks ─> the first error
+
+Nothing of this is seen by the client, but the time that it takes. How a stream goes on that breaks
+after the commit point is told in `gateway.dispatch.resumption`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.admit.gate import Gate
+from gateway.admit.ticket import read_priority
+from gateway.api.body import Facts, has_effect
+from gateway.api.prepare import outgoing
+from gateway.api.routes import watcher_for
+from gateway.api.traits import traits_of
+from gateway.dispatch.attempt import Way, send, send_streaming
+from gateway.dispatch.backoff import retry_after
+from gateway.dispatch.outcome import MOVED, Cause, Verdict, judge, verdict_of
+from gateway.dispatch.shared import Shared
+from gateway.errors import GatewayError, no_healthy_upstream
+from gateway.model import Outcome
+from gateway.plan.table import Plan
+from gateway.relay.delivered import Delivered
+from gateway.relay.reply import Reply
+from gateway.relay.transcript import Transcript
+from gateway.relay.watch import Watcher
+from gateway.telemetry.record import Record
+from gateway.upstream.endpoint import Endpoint
+from gateway.upstream.pool import Lease, PoolFull
+from gateway.upstream.traits import Traits
+from gateway.wire.types import Request, UpstreamError
+
+OVERLOAD_S = 1.0
+"""How long an endpoint that refused for load, without saying for how long, comes after others."""
+
+_NEVER_AGAIN = frozenset({Cause.SILENT, Cause.REFUSED})
+"""What a second try at the same endpoint would only repeat, after as long a wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What is asked for when a stream has broken, in place of what the client asked for."""
+
+    request: Request
+    watch: Callable[[bool], Watcher]
+    """Makes the watcher of the new stream; told whether the usage chunk was our own wish."""
+
+
+class Attempts:
+    """One request's way to an answer that may be shown, and what it holds until that has ended."""
+
+    __slots__ = (
+        "_by",
+        "_entered_at",
+        "_flaw",
+        "_gate",
+        "_lease",
+        "delivered",
+        "facts",
+        "given_up",
+        "plan",
+        "record",
+        "reply",
+        "request",
+        "shared",
+        "shown",
+        "tried",
+        "until",
+    )
+
+    def __init__(
+        self, shared: Shared, request: Request, facts: Facts, plan: Plan, record: Record
+    ) -> None:
+        self.shared = shared
+        self.request = request
+        self.facts = facts
+        self.plan = plan
+        """Whose answer it is: the model's own, or a fallback's."""
+        self.record = record
+        self.reply: Reply | None = None
+        """The last attempt's; None where there was no connection."""
+        self.shown: Reply | None = None
+        """The one that the client sees."""
+        self.delivered: Callable[[], Delivered] | None = None
+        """Tells what the client has of a stream that might be resumed."""
+        self._flaw: Verdict | None = None
+        self._gate: Gate | None = None
+        self._entered_at = 0.0
+        self._lease: Lease | None = None
+        self.tried: list[Endpoint] = []
+        self.given_up: list[Endpoint] = []
+        head, now = request.head, record.started_at
+        self.until = now + plan.pool.spec.timeouts.total_s
+        """When the answer must have ended (monotonic seconds)."""
+        if head.total_s:
+            self.until = min(self.until, now + head.total_s)
+        self._by = min(self.until, now + head.patience_s) if head.patience_s else self.until
+
+    async def first(self) -> Reply:
+        """Return a reply that may be shown.
+
+        Raises `GatewayError`: the first model's, where no fallback had an answer either.
+        """
+        try:
+            reply = await self._ask(self.plan)
+        except GatewayError as error:
+            if error.status >= 500 and await self._fall_back(None):
+                assert self.reply is not None  # noqa: S101  an answer
+                return self.reply
+            raise
+        if self._flaw is not None and await self._fall_back(self._flaw.cause):
+            assert self.reply is not None  # noqa: S101  an answer
+            return self.reply
+        return reply
+
+    async def _fall_back(self, cause: Cause | None) -> bool:
+        """Ask the fallbacks; say whether one has answered. If not, the plan stays what it was."""
+        first = self.plan
+        for plan in self.fallbacks():
+            longer = (plan.max_model_len or 0) > (first.max_model_len or 0)
+            if (cause is Cause.TOO_LONG and not longer) or self.is_over():
+                continue
+            self._release(Outcome.REJECTED)
+            self.tried, self.given_up = [], []
+            self.plan = plan
+            try:
+                await self._ask(plan)
+            except GatewayError:
+                continue
+            if self._flaw is None:
+                self.shared.metrics.count("sluice_fallbacks", first.label, plan.label)
+                return True
+        self.plan = first
+        return False
+
+    def fallbacks(self) -> Iterator[Plan]:
+        """Yield the plans of the fallbacks that there are at this moment."""
+        plans = self.shared.table().plans
+        for name in self.plan.fallbacks:
+            plan = plans.get(name)
+            if plan is not None and plan is not self.plan:
+                yield plan
+
+    async def _ask(self, plan: Plan) -> Reply:
+        """Try one model's endpoints. The reply may have a flaw: it can be shown all the same.
+
+        Raises `GatewayError`.
+        """
+        pool, now = plan.pool, self.record.started_at
+        if pool.gate.try_enter():
+            self._entered(pool.gate, now)
+        else:
+            now = await self.enter(pool.gate)
+        self.shared.budget(pool).request(now)
+        traits = traits_of(self.request.head, self.facts, pool.balancer, pool.spec.session.keys)
+        following = pool.pick(plan.model, traits, now)
+        made = 0
+        while following is not None:
+            lease = following
+            made += 1
+            verdict = self._flaw = await self.attempt(plan, lease)
+            if verdict is None:
+                break
+            self.settle(verdict, verdict.outcome)
+            following = await self._next(plan, traits, verdict, made)
+            if following is None and verdict.error is not None:
+                lost = lease.panic and verdict.cause is Cause.UNREACHABLE
+                raise no_healthy_upstream(plan.model) if lost else verdict.error
+        assert self.reply is not None  # noqa: S101  without a reply the verdict has an error
+        return self.reply
+
+    async def enter(self, gate: Gate) -> float:
+        """Wait for a place in the cluster; return when it was given, in monotonic seconds."""
+        head, monotonic = self.request.head, self.shared.monotonic
+        since = monotonic()
+        tenant = head.credentials or self.request.client.encode()
+        await gate.enter(read_priority(head.priority), tenant, self._by, since)
+        now = monotonic()
+        self.record.queued_s += now - since
+        self._entered(gate, now)
+        return now
+
+    def _entered(self, gate: Gate, now: float) -> None:
+        self._gate, self._entered_at = gate, now
+
+    async def attempt(self, plan: Plan, lease: Lease, again: Again | None = None) -> Verdict | None:
+        """Make one attempt; return what is wrong with it. Its lease is held until `settle`.
+
+        `again` is what is sent and looked for instead, to go on with a stream that broke.
+        """
+        self.hold(lease)
+        record, pool = self.record, plan.pool
+        record.attempts += 1
+        record.cluster, record.endpoint = pool.cluster, lease.endpoint.id
+        self.reply = None
+        try:
+            reply = await self._send(plan, lease, again)
+        except UpstreamError as failure:
+            return verdict_of(failure)
+        verdict = judge(reply, own_credentials=not pool.forward_authorization)
+        if verdict is None and reply.status < 300:
+            lease.committed(self.shared.monotonic())
+        return verdict
+
+    def _send(self, plan: Plan, lease: Lease, again: Again | None) -> Coroutine[Any, Any, Reply]:
+        """Put the request to the endpoint; the reply is ready when this has been awaited."""
+        facts, record = self.facts, self.record
+        request = self.request if again is None else again.request
+        lines = self.lines(plan, lease, request.route.path)
+        out = outgoing(request, facts, plan, record.request_id, lines)
+        kept: Transcript | None = None
+        if again is None and self._may_be_resumed(plan):
+            kept = Transcript()
+            self.delivered = kept.state
+
+        def watch() -> Watcher:
+            if again is not None:
+                return again.watch(out.strips_usage)
+            return watcher_for(request.route, facts, strip_usage=out.strips_usage)
+
+        way = Way(
+            self.reply_to(watch, plan, kept),
+            self.shared.monotonic,
+            self._by,
+            once=self._has_effect(),
+        )
+        if out.rest is None:
+            return send(lease.client, out.data, way)
+        return send_streaming(lease.client, out.data, out.rest, way)
+
+    def _may_be_resumed(self, plan: Plan) -> bool:
+        facts, route = self.facts, self.request.route
+        streams = facts.stream is True and route.injects_usage and facts.choices == 1
+        return streams and plan.pool.spec.resume != "off"
+
+    def reply_to(
+        self, watch: Callable[[], Watcher], plan: Plan, kept: Transcript | None = None
+    ) -> Callable[[], Reply]:
+        """Return what makes the reply of an attempt, and makes it known here."""
+        series = self.record.series
+        assert series is not None  # noqa: S101  there is a plan
+        gaps, monotonic = series.inter_token, self.shared.monotonic
+
+        def new_reply() -> Reply:
+            self.reply = Reply(watch, plan.rename, gaps, monotonic, kept)
+            return self.reply
+
+        return new_reply
+
+    def lines(self, plan: Plan, lease: Lease, path: str) -> bytes:
+        """Return the request line and the fields that stand before the client's own."""
+        head = self.request.head
+        lines = lease.client.head(path)
+        if plan.pool.forward_authorization:
+            lines += head.credentials
+        if head.total_s:
+            left_ms = max(1, (self.until - self.shared.monotonic()) * 1000)
+            lines += b"x-request-timeout-ms: %d\r\n" % left_ms
+        return lines
+
+    def hold(self, lease: Lease) -> None:
+        """Hold a lease until it is settled, or the request has ended."""
+        self._lease = lease
+
+    async def move(self, plan: Plan) -> None:
+        """Go on with another plan's cluster. Raises `GatewayError` if it has no place."""
+        if plan is self.plan:
+            return
+        self._release(Outcome.REJECTED)
+        self.plan = plan
+        await self.enter(plan.pool.gate)
+
+    def relax(self) -> None:
+        """The client has its first byte: what its SDK waits for that ends no more."""
+        if self._by < self.until:
+            self._by = self.until
+            if self.reply is not None:
+                self.reply.limit(self.until)
+
+    def settle(self, verdict: Verdict, outcome: Outcome) -> None:
+        """Give the lease back after an attempt that failed."""
+        lease, self._lease = self._lease, None
+        assert lease is not None  # noqa: S101  an attempt has one
+        now, endpoint = self.shared.monotonic(), lease.endpoint
+        lease.close(outcome, now)
+        result = verdict.error.code if verdict.error is not None else str(outcome)
+        self.shared.metrics.attempted(self.record.cluster, endpoint.id, result)
+        self.tried.append(endpoint)
+        if verdict.cause in _NEVER_AGAIN:
+            self.given_up.append(endpoint)
+        if verdict.cause is Cause.LEAVING:
+            endpoint.leave(now)
+        elif verdict.cause in {Cause.OVERLOADED, Cause.LIMITED}:
+            endpoint.shun(now + (self._asked_to_wait() or OVERLOAD_S))
+
+    def _asked_to_wait(self) -> float | None:
+        return None if self.reply is None else retry_after(self.reply.lines, self.shared.wall())
+
+    async def _next(self, plan: Plan, traits: Traits, verdict: Verdict, made: int) -> Lease | None:
+        """Return where to try again, perhaps after a pause; None if it is enough."""
+        shared, pool = self.shared, plan.pool
+        now = shared.monotonic()
+        if made >= pool.spec.retries.attempts or self.is_over() or not self._repeatable(verdict):
+            return None
+        if verdict.cause not in MOVED and not shared.budget(pool).withdraw(now):
+            shared.metrics.count("sluice_retries_refused", pool.cluster)
+            return None
+        try:
+            lease = pool.pick(plan.model, traits, now, self.tried)
+            if lease is None:  # All have been asked. Who was not silent may be asked once more.
+                pause_s = max(shared.backoff.wait_s(made), self._asked_to_wait() or 0.0)
+                if pause_s > pool.spec.retries.max_wait_s or now + pause_s >= self._by:
+                    return None
+                await asyncio.sleep(pause_s)
+                lease = pool.pick(plan.model, traits, shared.monotonic(), self.given_up)
+        except PoolFull:
+            return None
+        except GatewayError:  # None is left that may be tried: this verdict tells more.
+            return None
+        if lease is not None:
+            shared.metrics.count("sluice_retries", pool.cluster, verdict.cause)
+        return lease
+
+    def is_over(self) -> bool:
+        return self.shared.stopping or self.shared.monotonic() >= self._by
+
+    def _repeatable(self, verdict: Verdict) -> bool:
+        """Whether the request may be sent again after this. Generating has no side effect."""
+        if verdict.cause is Cause.TOO_LONG:
+            return False
+        if verdict.cause is Cause.UNREACHABLE:
+            return True
+        request = self.request
+        if request.rest is not None:
+            return False  # A body that was passed on while it came is gone.
+        return not self._has_effect()
+
+    def _has_effect(self) -> bool:
+        request = self.request
+        return request.route.name == "responses" and has_effect(request.body)
+
+    def _release(self, outcome: Outcome) -> None:
+        lease, self._lease = self._lease, None
+        now = self.shared.monotonic()
+        if lease is not None:
+            lease.close(outcome, now)
+            result = self.record.error or outcome
+            self.shared.metrics.attempted(self.record.cluster, lease.endpoint.id, result)
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.leave(self._entered_at, now)
+
+    def end(self, outcome: Outcome) -> None:
+        """Give back whatever is held; an engine that is still at it hears that nobody listens."""
+        if self.reply is not None and not self.reply.ended:
+            self.reply.cancel()
+        shown = self.shown
+        if shown is not None:
+            self.record.usage = shown.usage()
+            self.record.first_at = self.record.first_at or shown.first_at
+        self._release(outcome)

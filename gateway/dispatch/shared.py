@@ -1,0 +1,61 @@
+"""What do the attempts of all requests of a process have in common?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from gateway.clock import Clock
+from gateway.dispatch.backoff import Backoff
+from gateway.dispatch.budget import RetryBudget
+from gateway.dispatch.hedge import Recent
+from gateway.plan.table import Table
+from gateway.telemetry.metrics import Metrics
+from gateway.upstream.pool import Pool
+
+
+class Shared:
+    """The table in force, the clock, the counters, and each cluster's retry budget."""
+
+    __slots__ = (
+        "_budgets",
+        "_recents",
+        "backoff",
+        "metrics",
+        "monotonic",
+        "shedding",
+        "stopping",
+        "table",
+        "wall",
+    )
+
+    def __init__(
+        self, table: Callable[[], Table], metrics: Metrics, clock: Clock, rng: Random
+    ) -> None:
+        self.table = table
+        self.metrics = metrics
+        self.monotonic = clock.monotonic
+        self.wall = clock.wall
+        self.backoff = Backoff(rng)
+        self.shedding = False
+        """Whether the event loop runs too late to take on more."""
+        self.stopping = False
+        """Whether the gateway is being ended by force: nothing is tried again."""
+        self._budgets: dict[tuple[str, float, float], RetryBudget] = {}
+        self._recents: dict[str, Recent] = {}
+
+    def budget(self, pool: Pool) -> RetryBudget:
+        """Return the retry budget of a pool's cluster; one with other figures is a new one."""
+        retries = pool.spec.retries
+        key = (pool.cluster, retries.budget_percent, retries.budget_min_per_s)
+        found = self._budgets.get(key)
+        if found is None:
+            found = self._budgets[key] = RetryBudget(*key[1:])
+        return found
+
+    def recent(self, pool: Pool) -> Recent:
+        """Return the recent times to first token of a pool's cluster."""
+        found = self._recents.get(pool.cluster)
+        if found is None:
+            found = self._recents[pool.cluster] = Recent()
+        return found
