@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import msgspec
 
 _TEXT = re.compile(rb'"(content|text|reasoning|reasoning_content)":("(?:[^"\\]|\\.)*")')
-_THREE_DIGITS = len(b"100\r\n\r\n") + 0x100
-"""From this length on a chunk's size has three digits; `Flow` takes none over 4 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +22,17 @@ class Frame:
     before: bytes
     after: bytes
 
-    def text_of(self, reads: Sequence[bytes]) -> str | None:
-        """Return the text of reads in chunked coding; None if not each is one such event."""
-        before, after = self.before, self.after + b"\r\n"
+    def text_of(self, events: Sequence[bytes]) -> str | None:
+        """Return the text of runs of whole events; None if not each is one such event."""
+        before, after = self.before, self.after
         start, end = len(before), -len(after)
-        # Without their size lines, of two digits or three.
-        events = [read[4:] if len(read) < _THREE_DIGITS else read[5:] for read in reads]
         texts = [event[start:end] for event in events]
         if b"".join(events) != b"".join((before, (after + before).join(texts), after)):
             return None
         try:
             return msgspec.json.decode(b'"%b"' % b"".join(texts), type=str)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            return None  # A quote in it: more than one event in one read.
+            return None  # A quote in it: there is more than one event in a run.
 
 
 def frame_of(event: bytes, text: str) -> Frame | None:

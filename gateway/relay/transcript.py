@@ -2,7 +2,7 @@
 
 Pure. While a stream runs, its events are only kept, by reference. They are decoded when a resume
 asks for `state`, or when `FOLD_READS` have come together, so that a long stream keeps its text and
-not its events: 0.5 µs for an event then, and nothing for the streams that end sooner.
+not its events: 0.4 µs for an event then, and nothing for the streams that end sooner.
 """
 
 from __future__ import annotations
@@ -141,18 +141,22 @@ class Transcript:
 
     def fold(self) -> None:
         """Decode the reads that are kept into text, and let go of them."""
-        reads = self.reads[:]
+        # A chunk has its events between its size line and its own CRLF.
+        runs = [
+            read[read.find(b"\n") + 1 : -2] if isinstance(read, bytes) else read[0]
+            for read in self.reads
+        ]
         self.reads.clear()  # In place: others append to this very list.
         self._plain_bytes = 0
         if self._obstacle is not None:
             return
         kept = len(self._text), len(self._reasoning)
         try:
-            if self._frame is None and len(reads) > _FIRST_READS:
-                self._take(reads[:_FIRST_READS])
-                del reads[:_FIRST_READS]
-            if self._obstacle is None and not self._take_alike(reads):
-                self._take(reads)
+            if self._frame is None and len(runs) > _FIRST_READS:
+                self._take(runs[:_FIRST_READS])
+                del runs[:_FIRST_READS]
+            if self._obstacle is None and not self._take_alike(runs):
+                self._take(runs)
         except _OtherContentError:
             self._obstacle = Obstacle.OTHER
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -165,39 +169,29 @@ class Transcript:
             self._text.clear()
             self._reasoning.clear()
 
-    def _take_alike(self, reads: list[bytes | tuple[bytes]]) -> bool:
-        """Take reads that are all one token in the known frame; say whether they are."""
-        chunks = [read for read in reads if isinstance(read, bytes)]
-        if self._frame is None or len(chunks) != len(reads):
-            return False
-        text = self._frame.text_of(chunks)
-        if text is None:
-            return False
-        (self._reasoning if self._in_reasoning else self._text).append(text)
-        self._count += len(reads)
-        return True
+    def _take_alike(self, runs: list[bytes]) -> bool:
+        """Take runs that are all one token in the known frame; say whether they are."""
+        text = None if self._frame is None else self._frame.text_of(runs)
+        if text is not None:
+            (self._reasoning if self._in_reasoning else self._text).append(text)
+            self._count += len(runs)
+        return text is not None
 
-    def _take(self, reads: list[bytes | tuple[bytes]]) -> None:
+    def _take(self, runs: list[bytes]) -> None:
         """Decode each event. Raises `MsgspecError`, `UnicodeDecodeError`, `_OtherContentError`."""
-        # A chunk's events stand between its size line and its own CRLF.
-        events = b"".join(
-            [
-                read[read.find(b"\n") + 1 : -2] if isinstance(read, bytes) else read[0]
-                for read in reads
-            ]
-        )
+        events = b"".join(runs)
         if not self._head.id:
             self._head = _first_head(events)
         chunks = _decode(events)
         for chunk in chunks:
             self._add(chunk)
         if chunks:
-            self._learn(chunks[-1], reads[-1])
+            self._learn(chunks[-1], runs[-1])
 
-    def _learn(self, chunk: _Chunk, read: bytes | tuple[bytes]) -> None:
-        """Note how the engine writes a token, from the last event of a read."""
+    def _learn(self, chunk: _Chunk, run: bytes) -> None:
+        """Note how the engine writes a token, from the last event."""
         self._frame = None
-        if not isinstance(read, bytes) or read.count(b"\n\n") != 1:
+        if run.count(b"\n\n") != 1:
             return
         if chunk.usage is not None or not chunk.choices or len(chunk.choices) != 1:
             return
@@ -209,7 +203,7 @@ class Transcript:
         text = delta.content or reasoning
         if text:
             self._in_reasoning = not delta.content
-            self._frame = frame_of(read[read.find(b"\n") + 1 : -2], text)
+            self._frame = frame_of(run, text)
 
     def _add(self, chunk: _Chunk) -> None:
         for choice in chunk.choices or ():
@@ -294,7 +288,7 @@ def _decode_odd(data: bytes) -> _Chunk:
     """Return a chunk whose delta has fields of its own; those that say nothing do not matter."""
     value = msgspec.json.decode(data)
     choices = value.get("choices") if isinstance(value, dict) else None
-    for choice in choices or ():
+    for choice in choices if isinstance(choices, list) else ():
         delta = choice.get("delta") if isinstance(choice, dict) else None
         if isinstance(delta, dict):
             for key in delta.keys() - _DELTA_KEYS:
