@@ -205,11 +205,12 @@ class Provider:
             "model": asked.body["model"],
         }
         yield event(head | {"choices": [_choice({"role": "assistant", "content": ""})]})
-        for number, text in enumerate(says):
-            if number in {fault.cut_at, fault.stall_at}:
-                return
+        ends_at = min(at for at in (fault.cut_at, fault.stall_at, len(says) + 1) if at is not None)
+        for number, text in enumerate(says[:ends_at]):
             whole = event(head | {"choices": [_choice({"content": text})]})
             yield b'data: {"id":"chatcmpl\n\n' if number == fault.malformed_at else whole
+        if ends_at <= len(says):
+            return
         if fault.filtered_at is not None:
             reason = "content_filter"
         yield event(head | {"choices": [_choice({}, reason)]})

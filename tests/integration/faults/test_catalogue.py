@@ -184,6 +184,7 @@ def plotted() -> Plot:
     plot.chain("filtered-midway", provider(Fault(filtered_at=5)), provider())
     plot.chain("all-broken", provider(Fault(503, error=BUSY)), provider(Fault(500, error=BROKEN)))
     plot.chain("diverged", provider(Fault(cut_at=40)), provider(DIVERGED))
+    plot.chain("cut-at-the-end", provider(Fault(cut_at=60)), provider())
     plot.pool("alone", provider())
     return plot
 
@@ -228,7 +229,7 @@ class Answer:
     took_s: float = 0.0
 
 
-def ask(rig: Rig, model: str, **more: Any) -> Answer:
+def ask(rig: Rig, model: str, max_tokens: int = 100, **more: Any) -> Answer:
     """Stream one answer through the official SDK, which is told not to try again itself."""
     answer, began = Answer(), time.monotonic()
     with OpenAI(
@@ -238,7 +239,7 @@ def ask(rig: Rig, model: str, **more: Any) -> Answer:
             for chunk in client.chat.completions.create(
                 model=model,
                 messages=[{"role": "user", "content": "count"}],
-                max_tokens=100,
+                max_tokens=max_tokens,
                 stream=True,
                 stream_options={"include_usage": True},
                 **more,
@@ -546,6 +547,20 @@ def test_a_stream_that_nobody_can_go_on_with_ends_in_its_own_error(rig: Rig) -> 
     ledger.assert_attempts_agree()
     model = "diverged-fallback"
     assert ledger.counted("sluice_requests_total", model=model, outcome="failure") == 1
+
+
+def test_a_stream_cut_after_the_last_token_that_was_asked_for_is_whole(rig: Rig) -> None:
+    """Nobody is asked for the rest, since there is none: only how it ended had not come yet."""
+    ledger = Ledger(rig, "cut-at-the-end-fallback", "cut-at-the-end-spare")
+
+    answer = ask(rig, "cut-at-the-end-fallback", max_tokens=60)
+
+    assert answer.error is None
+    assert answer.text == ANSWER
+    assert answer.finishes == ["length"]
+    assert len(answer.ids) == 1
+    assert list(ledger.seen().values()) == [1, 0]
+    ledger.assert_attempts_agree()
 
 
 @pytest.mark.parametrize("layout", ["pool", "fallback"])
