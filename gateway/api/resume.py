@@ -74,6 +74,8 @@ def may_resume(route: str, wishes: Wishes, delivered: Delivered) -> str:
     """
     if route not in _ROUTES:
         return "the route has no streams that can be resumed"
+    if delivered.finished:
+        return "the answer is whole"
     if wishes.choices != 1:
         return "more than one choice was asked for"
     if delivered.obstacle is not None:
@@ -183,7 +185,8 @@ def allowance(route: str, wishes: Wishes, tokens: int) -> int | None:
 def continue_body(body: bytes, route: str, wishes: Wishes, text: str, tokens: int) -> bytes:
     """Return the request for the rest of an answer that begins with `text`, `tokens` long.
 
-    Only where `modes` has offered CONTINUE and `allowance` is above 0.
+    Only where `modes` has offered CONTINUE and `allowance` is above 0. A text that ends inside a
+    token comes apart into more tokens than it was: a limit may then be reached some tokens early.
     """
     if route == "chat":
         body = _put(body, "messages", _begun(wishes, text))

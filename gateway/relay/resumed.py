@@ -164,10 +164,9 @@ class ResumedWatcher:
     def _name(self, members: _Raw) -> None:
         """Write the first stream's id, time and model."""
         before = self._before
-        if before.id:
-            members["id"] = _raw(before.id)
-            members["created"] = _raw(before.created)
-            members["model"] = _raw(before.model)
+        for key, value in (("id", before.id), ("created", before.created), ("model", before.model)):
+            if value:
+                members[key] = _raw(value)
 
     def _add_up(self, counts: Mapping[str, msgspec.Raw]) -> msgspec.Raw:
         """Return the usage of the whole answer: a continued one has its beginning in the prompt."""
