@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -19,19 +20,34 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from gateway.api.routes import ROUTES
 from gateway.clock import Clock, SystemClock
+from gateway.config.diff import diff, effective
+from gateway.config.problems import ConfigError
+from gateway.config.reloads import ReloadResult, Reloads
 from gateway.config.spec import Config
+from gateway.config.watch import FileSource, log_reload, watch_forever
 from gateway.control.app import build
-from gateway.host import Ready, background_tasks, bind, handle_signals, make_server, url_of
+from gateway.dispatch.shared import Shared
+from gateway.host import (
+    Hooks,
+    Ready,
+    background_tasks,
+    bind,
+    handle_signals,
+    make_server,
+    url_of,
+)
 from gateway.plan.compile import compile_table
-from gateway.plan.table import Table
 from gateway.proxy import Proxy
+from gateway.telemetry.generation import ConfigGauges
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import LoopTasks, Metrics
 from gateway.telemetry.record import Record, Recorder, line_of
-from gateway.upstream.cluster import Cluster
+from gateway.upstream.fleet import Fleet, Term
+from gateway.upstream.watches import Watches
 from gateway.view import InProcess, View
 from gateway.wire.downstream import Plane, sweep_connections
 from gateway.wire.guard import Limits
+from gateway.wire.types import UpstreamError
 
 _LOG = logging.getLogger("sluice")
 
@@ -45,15 +61,21 @@ DOWNSTREAM_SWEEP_S = 1.0
 class Gateway:
     """One gateway process."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
-        """Build every part; nothing is opened but the access log. Raises `OSError` for files."""
+    def __init__(self, config: Config, clock: Clock, source: FileSource | None = None) -> None:
+        """Build every part; nothing is opened but the access log. Raises `OSError` for files.
+
+        `source` is where `config` came from, and where a reload reads another one.
+        """
         self.config = config
+        self.source = source
+        self.reloads = Reloads(clock.wall())
         self._clock = clock
         self._rng = Random()  # noqa: S311  request ids and jitter, nothing secret
-        self.clusters = {
-            name: Cluster(name, spec, clock.monotonic) for name, spec in config.clusters.items()
-        }
-        self.table = compile_table(config, self.clusters, Table({}))
+        self.fleet = Fleet(config.clusters, clock.monotonic, self._rng)
+        self.clusters = self.fleet.clusters
+        self.table = compile_table(config, self.clusters)
+        self.watches = Watches(self._rng, clock.monotonic, self.recompile)
+        self._reloading = asyncio.Lock()
         self.metrics = Metrics(self._inflight)
         self._log: AccessLog[Record] | None = (
             AccessLog(config.logging.access, line_of) if config.logging.access else None
@@ -67,10 +89,10 @@ class Gateway:
             head_timeout_s=server.head_timeout_s,
             body_timeout_s=server.body_timeout_s,
         )
+        self.shared = Shared(lambda: self.table, self.metrics, clock, self._rng)
         self.proxy = Proxy(
-            lambda: self.table,
+            self.shared,
             Recorder(self.metrics, self._log, clock),
-            clock,
             self._rng,
             server.max_json_depth,
         )
@@ -92,15 +114,85 @@ class Gateway:
         registry = CollectorRegistry()
         registry.register(self.metrics)
         registry.register(LoopTasks())
+        registry.register(ConfigGauges(lambda: self.generation, lambda: self.reloads.ok))
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         return registry
 
+    @property
+    def generation(self) -> int:
+        """The number of the configuration in effect; 1 is the first."""
+        return self.reloads.generation
+
     def recompile(self) -> None:
         """Swap in the table of what the endpoints list now."""
-        self.table = compile_table(self.config, self.clusters, self.table)
-        _LOG.info("models: %s", ", ".join(sorted(self.table.plans)) or "none yet")
+        before = self.table.plans.keys()
+        self.table = compile_table(self.config, self.clusters)
+        if self.table.plans.keys() != before:
+            _LOG.info("models: %s", ", ".join(sorted(self.table.plans)) or "none yet")
+
+    def refresh(self) -> None:
+        """Let endpoints come and go as their sources say; cheap when nothing has changed."""
+        changed = self.fleet.refresh(self._clock.monotonic())
+        for cluster in changed:
+            _LOG.info("cluster %s has %d endpoints", cluster.name, len(cluster.endpoints))
+        if changed:
+            self._follow()
+
+    def register(self, cluster: str, url: str, term: Term) -> str:
+        """Let an endpoint join a cluster, or stay; return its id. Raises as `Fleet.register`."""
+        endpoint = self.fleet.register(cluster, url, term)
+        self.refresh()
+        return endpoint
+
+    def remove(self, cluster: str, endpoint: str) -> None:
+        """Let a registered endpoint go. Raises as `Fleet.remove`."""
+        self.fleet.remove(cluster, endpoint)
+        self.refresh()
+
+    def _follow(self) -> None:
+        """Bring what depends on the clusters in line with them."""
+        self.watches.follow(self.clusters.values(), self.config.discovery)
+        self.recompile()
+
+    async def reload(self) -> ReloadResult:
+        """Read the configuration file again, and take over all that it says or nothing of it.
+
+        Never raises. What needs a restart is among the changes, and stays as it is. Requests under
+        way keep the plan that they began with.
+        """
+        async with self._reloading:
+            try:
+                result = await self._take_over()
+            except ConfigError as error:
+                result = self.reloads.failed([str(problem) for problem in error.problems])
+            except OSError as error:
+                result = self.reloads.failed([str(error)])
+            except Exception:  # A task's edge: whoever asked must hear, and the gateway goes on.
+                _LOG.exception("the reload failed")
+                result = self.reloads.failed(["internal error; the log has more"])
+        self.metrics.count("sluice_config_reloads", result.result)
+        log_reload(result)
+        return result
+
+    async def _hang_up(self) -> None:
+        _LOG.info("SIGHUP: reading the configuration again")
+        await self.reload()
+
+    async def _take_over(self) -> ReloadResult:
+        if self.source is None:
+            raise OSError("there is no configuration file to read again")
+        new = await asyncio.to_thread(self.source.load)
+        changes = diff(self.config, new)
+        taken = effective(self.config, new)
+        trusts = await asyncio.to_thread(self.fleet.prepare, taken.clusters)
+        # From here on nothing can fail, and nothing else runs until all of it is done.
+        self.config = taken
+        self.fleet.apply(taken.clusters, trusts)
+        self._follow()
+        logging.getLogger().setLevel(taken.logging.level.upper())
+        return self.reloads.succeeded(changes, self._clock.wall())
 
     async def run(self, ready: Ready | None = None, *, signals: bool = True) -> None:
         """Serve until told to stop. Raises `OSError` if the port cannot be had."""
@@ -116,19 +208,22 @@ class Gateway:
             if ready is not None:
                 ready(url)
 
-        server = make_server(config, self.app, plane, started)
+        hooks = Hooks(started, self.view.drain, self.view.close, self.force)
+        server = make_server(config, self.app, plane, hooks)
         async with AsyncExitStack() as stack:
             if signals:  # First in, so that they are heard until everything else is down.
-                stack.enter_context(handle_signals(server, self.view.drain))
+                stack.enter_context(handle_signals(server))
             stack.callback(self.close)
             stack.callback(listener.close)
             start = await stack.enter_async_context(background_tasks())
-            for cluster in self.clusters.values():
-                http = await stack.enter_async_context(cluster.probe_client())
-                health, discovery = cluster.spec.health, self.config.discovery
-                for watch in cluster.watches(http, self._rng, self.recompile):
-                    start(watch.probe_forever(health.path, health.interval_s, health.timeout_s))
-                    start(watch.list_forever(discovery.interval_s, discovery.timeout_s))
+            await stack.enter_async_context(self.watches)
+            self.watches.follow(self.clusters.values(), self.config.discovery)
+            if self.source is not None and config.watch:
+                start(watch_forever(self.source, self.reload))
+            if self.source is not None and signals:
+                loop = asyncio.get_running_loop()
+                loop.add_signal_handler(signal.SIGHUP, lambda: start(self._hang_up()))
+                stack.callback(loop.remove_signal_handler, signal.SIGHUP)
             start(self._sweep_forever(server))
             tune_gc()
             try:
@@ -136,10 +231,14 @@ class Gateway:
             finally:
                 await server.stop_now()  # Nothing is left to stop, unless we were cancelled.
 
+    def force(self) -> None:
+        """End every request under way with its error: the gateway waits no longer."""
+        self.shared.stopping = True
+        self.fleet.fail(UpstreamError("The gateway is shutting down."))
+
     def close(self) -> None:
         """Drop every connection and write the log out."""
-        for cluster in self.clusters.values():
-            cluster.close()
+        self.fleet.close()
         if self._log is not None:
             self._log.close()
 
@@ -149,8 +248,8 @@ class Gateway:
         while True:
             await asyncio.sleep(UPSTREAM_SWEEP_S)
             now = self._clock.monotonic()
-            for cluster in self.clusters.values():
-                cluster.sweep(now)
+            self.fleet.sweep(now)
+            self.refresh()
             if now >= next_downstream:
                 next_downstream = now + DOWNSTREAM_SWEEP_S
                 sweep_connections(server.server_state.connections, loop.time())
@@ -167,8 +266,11 @@ def tune_gc() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def serve(config: Config) -> int:
-    """Run a gateway until a signal ends it; return the exit code."""
+def serve(config: Config, source: FileSource | None = None) -> int:
+    """Run a gateway until a signal ends it; return the exit code.
+
+    `source` is the file that `config` came from, if it is to be read again.
+    """
     level = logging.getLevelNamesMapping()[config.logging.level.upper()]
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -176,7 +278,7 @@ def serve(config: Config) -> int:
     # Every probe would be a line of it.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        gateway = Gateway(config, SystemClock())
+        gateway = Gateway(config, SystemClock(), source)
         uvloop.run(gateway.run())
     except OSError as error:
         _LOG.error("%s", error)

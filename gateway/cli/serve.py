@@ -12,9 +12,9 @@ from pydantic_core import ErrorDetails
 from rich.console import Console
 
 from gateway.config.explain import complaints, words
-from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.spec import Config
+from gateway.config.watch import FileSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,9 @@ def run(file: Path | None, urls: Sequence[str], overrides: Overrides) -> int:
         raise typer.BadParameter("give either --config FILE or --endpoint URL (once or more)")
     if "" in (overrides.host, overrides.access_log):
         raise typer.BadParameter("--host and --access-log must not be empty")
+    source = None if file is None else source_of(file, overrides)
     try:
-        config = from_urls(urls, overrides) if file is None else from_file(file, overrides)
+        config = from_urls(urls, overrides) if source is None else source.load()
     except ConfigError as error:
         console = Console(stderr=True, highlight=False)
         for problem in error.problems:
@@ -43,14 +44,17 @@ def run(file: Path | None, urls: Sequence[str], overrides: Overrides) -> int:
 
     from gateway.app import serve  # noqa: PLC0415 - a mistake in the file need not wait for it
 
-    return serve(config)
+    return serve(config, source)
 
 
-def from_file(file: Path, overrides: Overrides) -> Config:
-    """Read the file and let the command line win. Raises `ConfigError`."""
+def source_of(file: Path, overrides: Overrides) -> FileSource:
+    """Return the file, over whose settings the command line wins at each reading."""
     if overrides.balancer is not None:
         raise typer.BadParameter("--balancer goes with --endpoint; the file names each cluster's")
-    config = load(file)
+    return FileSource(file, lambda config: _overridden(config, overrides))
+
+
+def _overridden(config: Config, overrides: Overrides) -> Config:
     server = {"host": overrides.host, "port": overrides.port}
     given = {key: value for key, value in server.items() if value is not None}
     config = config.model_copy(update={"server": config.server.model_copy(update=given)})

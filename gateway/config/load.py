@@ -24,8 +24,12 @@ def load(file: str | Path, environ: Mapping[str, str] | None = None) -> Config:
     `environ` replaces the process's environment. Relative paths inside the file count from the
     working directory. Raises `ConfigError`.
     """
-    name = str(file)
-    text = _read(Path(file), name)
+    return interpret(read(Path(file)), str(file), environ)
+
+
+def interpret(data: bytes, name: str, environ: Mapping[str, str] | None = None) -> Config:
+    """Make a configuration of what a file called `name` holds; as `load`, but for the reading."""
+    text = _decode(data, name)
     config, tree = _parse(text, name, os.environ if environ is None else environ)
     problems = []
     for loc, path in _named_files(config):
@@ -59,7 +63,9 @@ def _parse(text: str, file: str, environ: Mapping[str, str]) -> tuple[Config, Tr
     return config, tree
 
 
-def _read(path: Path, name: str) -> str:
+def read(path: Path) -> bytes:
+    """Return what a file holds. Raises `ConfigError` for one that cannot be read, or is huge."""
+    name = str(path)
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
@@ -69,6 +75,10 @@ def _read(path: Path, name: str) -> str:
     if len(data) > MAX_FILE_BYTES:
         message = f"is larger than {MAX_FILE_BYTES} bytes; is it a configuration file?"
         raise ConfigError([Problem(name, 0, 0, "", message)])
+    return data
+
+
+def _decode(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

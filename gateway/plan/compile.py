@@ -12,11 +12,10 @@ from gateway.config.spec import Config
 from gateway.plan.table import Entry, Plan, Table, plan_for
 from gateway.upstream.cluster import Cluster
 from gateway.upstream.endpoint import Endpoint
-from gateway.upstream.pool import Pool
 
 
-def compile_table(config: Config, clusters: Mapping[str, Cluster], old: Table) -> Table:
-    """Build the table; pools whose members did not change are kept from `old`.
+def compile_table(config: Config, clusters: Mapping[str, Cluster]) -> Table:
+    """Build the table.
 
     Configured models come first. A cluster that no model names serves what its endpoints list,
     grouped by model id; a name that two clusters list belongs to the first.
@@ -24,35 +23,27 @@ def compile_table(config: Config, clusters: Mapping[str, Cluster], old: Table) -
     plans: dict[str, Plan] = {}
     entries: dict[str, Entry] = {}
     named = {model.cluster for model in config.models.values()}
-    pools = {plan.pool.key: plan.pool for plan in old.plans.values()}
     for name, model in config.models.items():
         cluster = clusters[model.cluster]
-        pool = _pool(cluster, cluster.endpoints, pools)
         upstream = model.upstream_model or name
         metadata = _metadata(cluster, upstream)
         longest = _max_model_len(metadata)
         for alias in (name, *model.aliases):
-            plans[alias] = plan_for(alias, name, pool, upstream, model.fallbacks, longest)
+            plans[alias] = plan_for(
+                alias, name, cluster.whole(), upstream, model.fallbacks, longest
+            )
             entries[alias] = Entry(cluster.name, metadata)
     for cluster in clusters.values():
         if cluster.name in named:
             continue
         for model_id, endpoints in _listed(cluster).items():
             if model_id not in plans:
-                pool = _pool(cluster, endpoints, pools)
+                pool = cluster.part(endpoints)
                 metadata = _metadata(cluster, model_id)
                 longest = _max_model_len(metadata)
                 plans[model_id] = plan_for(model_id, model_id, pool, model_id, (), longest)
                 entries[model_id] = Entry(cluster.name, metadata)
     return Table(plans, entries)
-
-
-def _pool(cluster: Cluster, endpoints: list[Endpoint], known: dict[tuple[str, ...], Pool]) -> Pool:
-    key = (cluster.name, *(endpoint.id for endpoint in endpoints))
-    pool = known.get(key)
-    if pool is None:
-        pool = known[key] = cluster.pool(endpoints)
-    return pool
 
 
 def _listed(cluster: Cluster) -> dict[str, list[Endpoint]]:

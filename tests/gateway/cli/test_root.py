@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 import gateway
 from gateway.cli.root import build
 from gateway.config.spec import Config
+from gateway.config.watch import FileSource
 
 GOOD = "clusters: {gpu: {endpoints: [{url: 'http://gpu-1:8000'}]}}\n"
 
@@ -28,7 +29,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """The configurations that `serve` would have run; the server itself is left out."""
     configs: list[Config] = []
 
-    def serve(config: Config) -> int:
+    def serve(config: Config, source: FileSource | None) -> int:
         configs.append(config)
         return 0
 

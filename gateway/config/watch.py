@@ -1,0 +1,109 @@
+"""Has the configuration file changed, and is what it says now whole?
+
+The file is looked at twice a second, by its contents: a rename over it, Kubernetes' swap of the
+`..data` link and an editor that writes in place all come to the same. What two looks in a row
+agree on is taken for whole, so that a half-written file is not read. A change takes effect after
+1 s on average, 2 s at the most.
+
+    as loaded --other contents--> unsettled --the same once more--> reload
+                                      └──other contents again, or none──> unsettled
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from gateway.config.load import interpret, read
+from gateway.config.problems import ConfigError
+from gateway.config.reloads import ReloadResult, Result
+from gateway.config.spec import Config
+
+_LOG = logging.getLogger("sluice.config")
+
+INTERVAL_S = 0.5
+"""Seconds between two looks. One costs about 0.1 ms, in a thread."""
+
+Digest = bytes
+"""Stands for a file's contents."""
+
+
+class FileSource:
+    """The configuration file, to be read again and again, with what the command line adds."""
+
+    def __init__(self, file: Path, over: Callable[[Config], Config] | None = None) -> None:
+        """`over` lays the command line's own settings over what the file says."""
+        self.file = file
+        self._over = over
+        self.digest: Digest | None = None
+        """What `load` last read, be it valid or not; None if it could not."""
+
+    def load(self) -> Config:
+        """Read the file. Raises `ConfigError`."""
+        self.digest = None
+        data = read(self.file)
+        self.digest = _digest(data)
+        config = interpret(data, str(self.file))
+        return config if self._over is None else self._over(config)
+
+    def look(self) -> Digest | None:
+        """Return what the file holds now; None if it cannot be read."""
+        try:
+            return _digest(read(self.file))
+        except ConfigError:
+            return None
+
+
+class Looks:
+    """What one look after the other says. Pure."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last: Digest | None = None
+
+    def settled(self, seen: Digest | None, loaded: Digest | None) -> bool:
+        """Say whether `seen` should be loaded: it is news, and the look before saw the same.
+
+        A file that is missing is in the middle of being replaced; nothing is done about it.
+        """
+        again = seen is not None and seen == self._last
+        self._last = seen
+        return again and seen != loaded
+
+
+async def watch_forever(source: FileSource, reload: Callable[[], Awaitable[object]]) -> None:
+    """Call `reload` after each change of the file, valid or not, and once for each."""
+    looks = Looks()
+    missing = False
+    while True:
+        await asyncio.sleep(INTERVAL_S)
+        seen = await asyncio.to_thread(source.look)
+        if looks.settled(seen, source.digest):
+            await reload()
+        if (seen is None) is not missing:
+            missing = seen is None
+            said = "cannot be read; the gateway goes on as it is" if missing else "is there again"
+            _LOG.warning("%s %s", source.file, said)
+
+
+def log_reload(result: ReloadResult) -> None:
+    """Say in the log what came of a reload."""
+    match result.result:
+        case Result.FAILED:
+            _LOG.error("configuration %d stays; the new one cannot be used:", result.generation)
+        case Result.UNCHANGED:
+            _LOG.info("configuration %d stays", result.generation)
+        case Result.APPLIED:
+            _LOG.info("configuration %d is in effect", result.generation)
+    for problem in result.problems:
+        _LOG.error("%s", problem)
+    for change in result.changes:
+        _LOG.log(logging.WARNING if change.restart else logging.INFO, "%s", change)
+
+
+def _digest(data: bytes) -> Digest:
+    return hashlib.blake2b(data, digest_size=16).digest()
