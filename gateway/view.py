@@ -5,6 +5,7 @@ The implementations of the interfaces in `gateway.control.view`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -44,10 +45,19 @@ class View:
         self._started_at = clock.monotonic()
         self._created = int(clock.wall())
         self.draining = False
+        self._closing = asyncio.Event()
 
     def drain(self) -> None:
         """Say from now on that the gateway is going away."""
         self.draining = True
+
+    def close(self) -> None:
+        """Let `closing` return."""
+        self._closing.set()
+
+    async def closing(self) -> None:
+        """Return when the listener has closed and connections should end."""
+        await self._closing.wait()
 
     def models(self) -> Sequence[ModelView]:
         """Return every name that clients may use, aliases included."""

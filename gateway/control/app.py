@@ -47,7 +47,7 @@ def build(
     app.include_router(health.router(view))
     app.include_router(models.router(view))
     app.include_router(generate.router(ask, clock))
-    app.include_router(chat_socket.router(ask, Limits(body_bytes=max_body_bytes), origins))
+    app.include_router(chat_socket.router(view, ask, Limits(body_bytes=max_body_bytes), origins))
     app.include_router(chat.router(ask))
     install(app)
     app.add_middleware(Edge, max_body_bytes=max_body_bytes)

@@ -35,14 +35,17 @@ from gateway.control.failures import error_response
 from gateway.control.headers import forwarded, request_id
 from gateway.control.relay import read_all, read_chunks
 from gateway.control.strict import add_members, read_object
-from gateway.control.view import Answer, Ask, CutError, Headers
+from gateway.control.view import Answer, Ask, CutError, GatewayView, Headers
 from gateway.errors import GatewayError, bad_request, internal_error
 from gateway.wire.guard import Limits, body_too_large
 
 _LOG = logging.getLogger("sluice.control")
 
+SERVICE_RESTART = 1012
+"""The close code that tells a client to come again (IANA's registry of WebSocket codes)."""
 
-def router(ask: Ask, limits: Limits, origins: Collection[str]) -> APIRouter:
+
+def router(view: GatewayView, ask: Ask, limits: Limits, origins: Collection[str]) -> APIRouter:
     """Return the WebSocket route; browsers may come from their own origin and from `origins`."""
     routes = APIRouter()
 
@@ -55,7 +58,7 @@ def router(ask: Ask, limits: Limits, origins: Collection[str]) -> APIRouter:
             await socket.accept()
         except OSError:
             return  # The client has left between its handshake and our answer.
-        await _Session(socket, ask, limits).run()
+        await _Session(socket, view, ask, limits).run()
 
     return routes
 
@@ -83,21 +86,35 @@ async def _deny(socket: WebSocket) -> None:
 class _Session:
     """One connected client."""
 
-    def __init__(self, socket: WebSocket, ask: Ask, limits: Limits) -> None:
+    def __init__(self, socket: WebSocket, view: GatewayView, ask: Ask, limits: Limits) -> None:
         self._socket = socket
+        self._view = view
         self._ask = ask
         self._limits = limits
         self._headers = forwarded(socket.headers.raw)
         self._asked = 0
         self._answering: asyncio.Task[None] | None = None
+        self._last: asyncio.Task[None] | None = None
+        self._closing = False
 
     async def run(self) -> None:
         """Serve until the client leaves; then cancel what is under way."""
         async with asyncio.TaskGroup() as group:
+            closing = group.create_task(self._close())
             with suppress(WebSocketDisconnect):  # A send may be the first to notice.
                 await self._listen(group)
             if self._answering is not None:
                 self._answering.cancel()
+            closing.cancel()
+
+    async def _close(self) -> None:
+        """When the gateway goes away, let the answer under way be the last one."""
+        await self._view.closing()
+        self._closing = True
+        if self._last is not None:
+            await asyncio.wait((self._last,))
+        with suppress(WebSocketDisconnect, RuntimeError):  # The client may be faster.
+            await self._socket.close(SERVICE_RESTART, "the gateway is shutting down")
 
     async def _listen(self, group: asyncio.TaskGroup) -> None:
         while (message := await self._socket.receive())["type"] == "websocket.receive":
@@ -122,10 +139,12 @@ class _Session:
             raise GatewayError(
                 409, "answer_in_progress", "An answer is under way; wait for its end or cancel it."
             )
+        if self._closing:
+            raise GatewayError(503, "overloaded", "The gateway is shutting down.", retry=True)
         if "stream" not in chat:
             body = add_members(body, {"stream": True})
         self._asked += 1
-        self._answering = group.create_task(self._answer(body))
+        self._last = self._answering = group.create_task(self._answer(body))
 
     async def _cancel(self) -> None:
         answering, self._answering = self._answering, None

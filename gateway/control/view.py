@@ -51,6 +51,9 @@ class GatewayView(Protocol):
     def version(self) -> str:
         """The gateway's own version."""
 
+    async def closing(self) -> None:
+        """Return when connections that are idle should end; perhaps never."""
+
     def models(self) -> Sequence[ModelView]:
         """Return every configured or discovered model, served at the moment or not."""
 

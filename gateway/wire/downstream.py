@@ -55,7 +55,7 @@ class Phase(IntEnum):
     LINGERING = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plane:
     """What the connections of one listener share."""
 
@@ -64,6 +64,8 @@ class Plane:
     refuse: Refuse
     limits: Limits
     keep_alive_s: float = 75.0  # nginx's default; longer than clients keep theirs.
+    closing: bool = False
+    """Whether each connection ends with the answer to its next request: the process is leaving."""
 
 
 class DataPlaneProtocol(HttpToolsProtocol):
@@ -213,8 +215,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
         if found is None or self._familiar.value is None:
             return False
         length, at = found
-        if length > self.plane.limits.body_bytes:
-            return False  # The parser's way has the refusal.
+        if length > self.plane.limits.body_bytes or self.plane.closing:
+            return False  # The parser's way has the refusal, and the end of the connection.
         head, route = self._familiar.value
         self.active = exchange = Exchange(self, route, head)
         self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn reads of a cycle
@@ -326,7 +328,9 @@ class DataPlaneProtocol(HttpToolsProtocol):
             self._pass_to_app(head)
         else:
             exchange = Exchange(self, route, head)
-            exchange.keep_alive = not self.http_1_0 and self.parser.should_keep_alive()
+            exchange.keep_alive = (
+                not self.http_1_0 and self.parser.should_keep_alive() and not self.plane.closing
+            )
             self._enqueue(exchange)
         self._mid_head = False
 
@@ -395,6 +399,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
         existing: Any = self.cycle
         super().on_headers_complete()
         if self.cycle is not existing:
+            if self.plane.closing:
+                self.cycle.keep_alive = False
             self._phase = Phase.BODY if self._idle(existing) else Phase.ANSWER
 
     def _enqueue(self, exchange: Exchange) -> None:
@@ -470,6 +476,17 @@ class DataPlaneProtocol(HttpToolsProtocol):
     def _begin(self, exchange: Exchange) -> None:
         self.active = exchange
         exchange.begin()
+
+    def announce_end(self) -> None:
+        """Let the answer under way, if there is one, say that the connection ends with it."""
+        if not self._idle(self.cycle):
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Close as soon as nothing is under way: neither an answer nor a request coming in."""
+        self.announce_end()
+        if self._phase is Phase.WAITING:
+            self.transport.close()
 
     def linger(self) -> None:
         """Close, but let the client read our answer: unread input would reset the connection."""

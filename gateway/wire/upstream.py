@@ -130,6 +130,11 @@ class Client:
             if error is not None:
                 connection.fail(error)
 
+    def fail(self, error: UpstreamError) -> None:
+        """End every exchange under way with `error`."""
+        for connection in list(self._all):
+            connection.fail(error)
+
     def close(self) -> None:
         """Drop every connection."""
         for connection in list(self._all):

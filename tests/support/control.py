@@ -47,6 +47,12 @@ class FakeView:
     draining: bool = False
     version: str = "1.2.3"
 
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the listener is closed."""
+
+    async def closing(self) -> None:
+        await self.left.wait()
+
     def models(self) -> Sequence[ModelView]:
         return self.known
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -43,7 +44,7 @@ def sluice(
 ) -> Iterator[Served]:
     """Run `sluice serve` on a free port; with `model`, wait until it is served.
 
-    Leaving the block sends SIGTERM and asserts that the gateway ends with 0 and without a
+    Leaving the block sends SIGINT and asserts that the gateway ends with 0 and without a
     traceback. `verify` is httpx's, for a gateway that speaks TLS.
     """
     argv = [sys.executable, "-m", "gateway", "serve", *map(str, arguments), "--port", "0"]
@@ -71,7 +72,7 @@ def server(
     stream: str,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Served]:
-    """Run a server that tells its address in a line; SIGTERM it at the end and assert its 0."""
+    """Run a server that tells its address in a line; SIGINT it at the end and assert its 0."""
     pipes = {"stdout": subprocess.DEVNULL, "stderr": None, stream: subprocess.PIPE}
     with subprocess.Popen(
         argv, cwd=ROOT, env={**os.environ, **(env or {})}, text=True, **pipes
@@ -94,7 +95,8 @@ def server(
             url = urls.get(timeout=PATIENCE_S)
             assert url is not None, f"{argv} ended: {''.join(lines)}"
             yield Served(url, child.pid, lines)
-            child.terminate()
+            # Not SIGTERM: after that the gateway's listener stays open for some seconds.
+            child.send_signal(signal.SIGINT)
             assert child.wait(PATIENCE_S) == 0, "".join(lines)
         finally:
             child.kill()

@@ -126,7 +126,7 @@ def configure(url: str, cluster: dict[str, Any], server: dict[str, Any]) -> Conf
     rare = {"interval_s": 3600}
     return Config.model_validate(
         {
-            "server": {"host": "127.0.0.1", "port": 0, "drain_s": 1, **server},
+            "server": {"host": "127.0.0.1", "port": 0, "drain_s": 1, "admin": None, **server},
             "clusters": {"pool": {"endpoints": [{"url": url}], "health": rare, **cluster}},
             "models": MODELS,
             "logging": {"access": None},

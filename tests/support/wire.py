@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from gateway.api.routes import ROUTES
 from gateway.app import Gateway
-from gateway.host import make_server
+from gateway.host import Hooks, make_server
 from gateway.wire.downstream import DataPlaneProtocol, Plane, sweep_connections
 from tests.support.control import ManualClock
 from tests.support.engine import Engine, Script, response
@@ -51,7 +51,7 @@ async def wire(
         running = Wire(engine, gateway, clock)
         limits = gateway._limits
         plane = Plane(ROUTES, gateway.proxy.serve, gateway.proxy.refuse, limits)
-        hosted = make_server(config.server, gateway.app, plane, lambda: None).config
+        hosted = make_server(config.server, gateway.app, plane, Hooks()).config
         hosted.load()
         listener = await asyncio.get_running_loop().create_server(
             lambda: DataPlaneProtocol(hosted, running.state, {}, plane=plane), "127.0.0.1", 0
