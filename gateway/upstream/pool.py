@@ -25,12 +25,16 @@ from gateway.config.cluster import Cluster as ClusterSpec
 from gateway.errors import GatewayError, no_healthy_upstream
 from gateway.model import Outcome
 from gateway.upstream.balancer import Balancer
-from gateway.upstream.endpoint import Endpoint, Peers
+from gateway.upstream.breaker import State
+from gateway.upstream.endpoint import Endpoint
+from gateway.upstream.peers import Peers
 from gateway.upstream.ramp import choose
 from gateway.upstream.traits import Traits
 from gateway.wire.upstream import Client
 
 _LOG = logging.getLogger("sluice.pool")
+
+_CLOSED = State.CLOSED  # To reach it through its class takes 0.1 µs in Python 3.11.
 
 MAX_RETRY_AFTER_S = 60
 """The longest that clients are told to wait; openai-python obeys no more than this."""
@@ -85,11 +89,11 @@ class Lease:
     def committed(self, now: float) -> None:
         """Note that an answer has begun: a stream's first token, or a whole answer."""
         endpoint = self.endpoint
+        if endpoint.breaker.state is not _CLOSED:
+            ticket, self._ticket = self._ticket, endpoint.commit(self._ticket, now)
+            if ticket != self._ticket:
+                _LOG.info("endpoint %s: breaker closed", endpoint.id)
         endpoint.observe(self._stream, now - self._started_at, now)
-        ticket = endpoint.commit(self._ticket, now)
-        if ticket != self._ticket:
-            self._ticket = ticket
-            _LOG.info("endpoint %s: breaker %s", endpoint.id, endpoint.breaker.state)
 
     def close(self, outcome: Outcome, now: float) -> None:
         """Give the endpoint back and tell it how the attempt ended. Exactly once."""

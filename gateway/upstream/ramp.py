@@ -1,8 +1,8 @@
 """What share of its fair share does an endpoint get while it is new or has just returned?
 
-Slow start, as Envoy has it: from 10 % to 100 %, in a straight line. An engine that has just started
-has cold caches and no compiled graphs for the shapes to come; its share of a burst would all be
-slow.
+Slow start, as Envoy has it: as if its weight went from 10 % to 100 %, in a straight line. An engine
+that has just started has cold caches and no compiled graphs for the shapes to come; its share of a
+burst would all be slow.
 
 It is independent of the balancer: `choose` lets it pick, and keeps a ramping endpoint only with the
 probability that its ramp says. Endpoints that ramp alike, as at the gateway's own start, share as
