@@ -96,7 +96,9 @@ class Gateway:
             self._rng,
             server.max_json_depth,
         )
-        self.view = View(lambda: self.table, self.clusters, self._registry(), clock)
+        self.view = View(
+            lambda: self.table, self.clusters, self._registry(), clock, lambda: self.generation
+        )
         self.app = build(
             self.view,
             InProcess(self.proxy.serve, self._limits),

@@ -37,8 +37,10 @@ class View:
         clusters: Mapping[str, Cluster],
         registry: CollectorRegistry,
         clock: Clock,
+        generation: Callable[[], int],
     ) -> None:
         self._table = table
+        self._generation = generation
         self._clusters = clusters
         self._registry = registry
         self._clock = clock
@@ -46,6 +48,11 @@ class View:
         self._created = int(clock.wall())
         self.draining = False
         self._closing = asyncio.Event()
+
+    @property
+    def generation(self) -> int:
+        """The number of the configuration in effect."""
+        return self._generation()
 
     def drain(self) -> None:
         """Say from now on that the gateway is going away."""

@@ -100,6 +100,7 @@ def _health(view: GatewayView) -> Response:
                 for endpoint in endpoints
             ],
         },
+        "generation": view.generation,
         "uptime_seconds": round(view.uptime_s(), 3),
     }
     return JSONResponse(body, 200 if status in {Status.OK, Status.DEGRADED} else 503)

@@ -51,6 +51,10 @@ class GatewayView(Protocol):
     def version(self) -> str:
         """The gateway's own version."""
 
+    @property
+    def generation(self) -> int:
+        """The number of the configuration in effect, from 1; each reload that changes it adds 1."""
+
     async def closing(self) -> None:
         """Return when connections that are idle should end; perhaps never."""
 

@@ -46,6 +46,7 @@ class FakeView:
     pool: Sequence[EndpointView] = ()
     draining: bool = False
     version: str = "1.2.3"
+    generation: int = 7
 
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the listener is closed."""

@@ -49,6 +49,7 @@ async def test_health_shows_models_and_endpoints_but_no_urls() -> None:
                 {"id": "e2", "cluster": "pool", "healthy": False, "inflight": 3, "models": ["a"]},
             ],
         },
+        "generation": 7,
         "uptime_seconds": 12.5,
     }
     assert "http://" not in answer.text
