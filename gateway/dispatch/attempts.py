@@ -302,6 +302,12 @@ class Attempts:
         elif verdict.cause in {Cause.OVERLOADED, Cause.LIMITED}:
             endpoint.shun(now + (self._asked_to_wait() or OVERLOAD_S))
 
+    def give_back(self) -> None:
+        """Give the lease back unused."""
+        lease, self._lease = self._lease, None
+        assert lease is not None  # noqa: S101  it is held
+        lease.close(Outcome.CANCELLED, self.shared.monotonic())
+
     def _asked_to_wait(self) -> float | None:
         return None if self.reply is None else retry_after(self.reply.lines, self.shared.wall())
 

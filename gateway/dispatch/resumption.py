@@ -67,6 +67,8 @@ async def resume(attempts: Attempts, broken: Reply) -> Reply | None:
     assert broken.failure is not None  # noqa: S101  it is broken
     attempts.settle(verdict_of(broken.failure, broken.lost_by), Outcome.FAILURE)
     record.first_at = record.first_at or broken.first_at
+    if attempts.tried.count(attempts.tried[-1]) > 1:
+        attempts.given_up.append(attempts.tried[-1])  # Or it would use up all the resumes.
     resumption = _Resumption(attempts, wishes, before)
     for plan in (attempts.plan, *attempts.fallbacks()):
         try:
@@ -107,7 +109,7 @@ class _Resumption:
                 tokens = await self._count_tokens(plan, lease)
                 left = allowance(self._route, self._wishes, tokens)
                 if left is not None and left <= 0:
-                    attempts.settle(_REFUSED, Outcome.REJECTED)
+                    attempts.give_back()
                     return self._ending()
             verdict = await attempts.attempt(plan, lease, self._again(mode, tokens))
             reply = attempts.reply
@@ -119,6 +121,7 @@ class _Resumption:
             assert verdict is not None  # noqa: S101  it would be a refusal
             attempts.settle(verdict, verdict.outcome)
             self._failed.append(lease.endpoint)
+            attempts.given_up.append(lease.endpoint)  # Or it would be asked until it works.
         return None
 
     @staticmethod
@@ -129,7 +132,10 @@ class _Resumption:
         return reply is not None and reply.failure is DIVERGED
 
     async def _pick(self, plan: Plan) -> Lease | None:
-        """Choose an endpoint that has not failed, or else one that was not silent."""
+        """Choose an endpoint that has not failed, or else the one that did so first.
+
+        It may be well, and only the connection have broken. But once more is enough.
+        """
         attempts, monotonic = self._attempts, self._attempts.shared.monotonic
         full_until = monotonic() + FULL_S
         while not attempts.is_over():

@@ -30,10 +30,17 @@ TOKENS = tuple(f"{' ' if number else ''}w{number:02}" for number in range(60))
 ANSWER = "".join(TOKENS)
 PROMPT_TOKENS = 7
 
+PAUSE_S = 0.25
+"""Between the first token and the others where the answer breaks. The gateway is to have shown it
+by then: what breaks before is not resumed but asked for again, and nobody could tell."""
+
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one request; the default is nothing. `_at` counts tokens."""
+    """What goes wrong with one request; the default is nothing.
+
+    `_at` counts the tokens of the whole answer, those of a prefix too.
+    """
 
     status: int = 0
     """Answer with this status, `fields` and `error`."""
@@ -56,6 +63,11 @@ class Fault:
     """Refuse to go on with an assistant's message."""
     says: str = ""
     """Another answer."""
+
+    @property
+    def breaks(self) -> bool:
+        """Whether an answer breaks after it has begun."""
+        return any(at is not None for at in (self.cut_at, self.stall_at, self.malformed_at))
 
 
 HEALTHY = Fault()
@@ -195,8 +207,8 @@ class Provider:
 
     async def _stream(self, asked: Asked, fault: Fault) -> AsyncIterator[bytes]:
         """Yield the events of an answer, up to where it breaks."""
-        left = _left(asked.prefix, fault.says or ANSWER)
-        says = left[: asked.body.get("max_tokens")][: fault.filtered_at]
+        begun, left = _left(asked.prefix, fault.says or ANSWER)
+        says = left[: asked.body.get("max_tokens")]
         reason = "stop" if says == left else "length"
         head = {
             "id": f"chatcmpl-{self.port}-{len(self.asked)}",
@@ -205,21 +217,22 @@ class Provider:
             "model": asked.body["model"],
         }
         yield event(head | {"choices": [_choice({"role": "assistant", "content": ""})]})
-        ends_at = min(at for at in (fault.cut_at, fault.stall_at, len(says) + 1) if at is not None)
-        for number, text in enumerate(says[:ends_at]):
+        for number, text in enumerate([*says, ""], begun):
+            if number in {fault.cut_at, fault.stall_at}:
+                return
+            if number in {fault.filtered_at, begun + len(says)}:
+                break
+            if number == begun + 1 and fault.breaks:
+                await asyncio.sleep(PAUSE_S)
             whole = event(head | {"choices": [_choice({"content": text})]})
             yield b'data: {"id":"chatcmpl\n\n' if number == fault.malformed_at else whole
-        if ends_at <= len(says):
-            return
         if fault.filtered_at is not None:
             reason = "content_filter"
         yield event(head | {"choices": [_choice({}, reason)]})
         if (asked.body.get("stream_options") or {}).get("include_usage"):
-            prompt = PROMPT_TOKENS + len(TOKENS) - len(_left(asked.prefix, ANSWER))
-            counts = {"prompt_tokens": prompt, "completion_tokens": len(says)}
-            yield event(
-                head | {"choices": [], "usage": counts | {"total_tokens": prompt + len(says)}}
-            )
+            counts = {"prompt_tokens": PROMPT_TOKENS + begun, "completion_tokens": len(says)}
+            counts["total_tokens"] = sum(counts.values())
+            yield event(head | {"choices": [], "usage": counts})
         if not fault.unmarked:
             yield DONE
 
@@ -249,10 +262,11 @@ def _choice(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
 
 
-def _left(prefix: str, answer: str) -> list[str]:
-    """Return the tokens of an answer that follow its beginning, which must be its beginning."""
+def _left(prefix: str, answer: str) -> tuple[int, list[str]]:
+    """Return how many tokens of an answer its beginning has, and the tokens after it."""
     assert answer.startswith(prefix), f"asked to go on with {prefix!r}"
-    return re.findall(" ?[^ ]+", answer[len(prefix) :])
+    left = re.findall(" ?[^ ]+", answer[len(prefix) :])
+    return len(answer.split(" ")) - len(left), left
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

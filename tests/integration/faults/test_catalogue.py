@@ -348,6 +348,8 @@ def test_a_healthy_endpoint_beside_a_faulty_one_saves_the_answer(rig: Rig, case:
     assert 1 <= faulty <= 2
     assert faulty + healthy <= 6  # Three for each.
     ledger.assert_attempts_agree()
+    assert ledger.counted("sluice_requests_total", model=model, outcome="success") == 2
+    assert ledger.counted("sluice_tokens_total", model=model, kind="completion") == 2 * len(TOKENS)
     assert_resumed(ledger, case, model)
 
 
@@ -411,11 +413,13 @@ def test_what_goes_on_elsewhere_has_the_tokens_that_are_left(rig: Rig, temperatu
     asked = spare.asked[-1]
     assert asked.prefix == ("" if temperature == 0 else "".join(TOKENS[:40]))
     assert asked.body["max_tokens"] == (100 if temperature == 0 else 60)
-    assert sum(ledger.seen().values()) == 2
+    faulty, healthy = ledger.seen().values()
+    assert 1 <= faulty <= 2  # It is given one more chance itself, if its breaker is closed.
+    assert healthy == 1
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault(500, error=BROKEN), Fault(reset=True)], ids=["500", "reset"]
+    "fault", [Fault(500, error=BROKEN), Fault(503, error=BUSY)], ids=["500", "503"]
 )
 def test_a_failure_that_happens_once_is_tried_again_at_the_same_endpoint(
     rig: Rig, fault: Fault
@@ -543,7 +547,9 @@ def test_a_stream_that_nobody_can_go_on_with_ends_in_its_own_error(rig: Rig) -> 
     assert answer.error.type == "server_error"
     assert "prefill" not in answer.error.message
     assert answer.took_s < SLACK_S
-    assert list(ledger.seen().values()) == [1, 2]
+    faulty, other = ledger.seen().values()
+    assert faulty <= 2
+    assert other == 2  # Once with the prefix, once without.
     ledger.assert_attempts_agree()
     model = "diverged-fallback"
     assert ledger.counted("sluice_requests_total", model=model, outcome="failure") == 1
