@@ -32,7 +32,8 @@ def measured(row: Row, scale: Scale) -> list[Figure]:
         except NotHereError as lack:
             return [holds("not measured", "-", str(lack), ok=True)]
         except Exception as error:  # The other rows are worth their time all the same.
-            why = f"{type(error).__name__}: {str(error).strip()[-200:]}"
+            last = str(error).strip().rpartition("\n")[2][-200:]
+            why = f"{type(error).__name__}: {last}"
             return [holds("broke down", "a figure", why, ok=False)]
 
 
@@ -58,6 +59,7 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     scale = FULL if chosen.full else CI
     console = Console()
+    console.width = max(console.width, 160)  # A file has no width, and the figures need one.
     table = Table("row", "fault", "figure", "wanted", "measured", "")
     missed = 0
     for number in sorted(chosen.rows or {*ROWS, *TESTED}):

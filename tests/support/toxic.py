@@ -16,6 +16,9 @@ _HEALTHY = response(
 )
 
 
+_RECEIVE_BYTES = 64 << 10
+
+
 class BlackHole:
     """A port of 127.0.0.1 that is a healthy engine for GETs until it is told to be deaf.
 
@@ -83,21 +86,23 @@ class BlackHole:
 
 
 class Crawler:
-    """A client on a raw socket that sends a byte and reads a little, now and then."""
+    """A client on a raw socket that sends slowly, or reads slowly if it has nothing to send."""
 
     def __init__(
         self, port: int, first: bytes, trickle: bytes = b"", *, every_s: float = 0.25
     ) -> None:
-        """`first` goes out at once, then `trickle` at each turn; small buffers make TCP wait."""
+        """`first` goes out at once, `trickle` at each turn; without it each turn reads 2 KiB."""
         self._port = port
         self._first = first
         self._trickle = trickle
         self._every_s = every_s
         self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        # Small, so that TCP makes the server wait; no smaller, since a window below the segment of
+        # loopback (64 KiB) opens only with the sender's persist timer.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         self._socket.setblocking(False)
         self._read: list[bytes] = []
-        self._crawling: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._since = 0.0
         self._closed_at: float | None = None
 
@@ -106,7 +111,8 @@ class Crawler:
         await loop.sock_connect(self._socket, ("127.0.0.1", self._port))
         self._since = loop.time()
         await self.send(self._first)
-        self._crawling = asyncio.ensure_future(self._crawl())
+        ways = [self._listen(), self._send_slowly()] if self._trickle else [self._read_slowly()]
+        self._tasks = [asyncio.ensure_future(way) for way in ways]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -129,33 +135,41 @@ class Crawler:
         await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     async def rest(self) -> bytes:
-        """Stop to crawl: read all there is to the end of the connection; return all ever read."""
+        """Be slow no longer: read to the end of the connection; return all that was ever read."""
         await self._stop()
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(60):
-            with contextlib.suppress(ConnectionError):
-                while not self.closed and (data := await loop.sock_recv(self._socket, 1 << 16)):
-                    self._read.append(data)
+            if not self.closed:
+                await self._listen()
         return b"".join(self._read)
 
     async def _stop(self) -> None:
-        if self._crawling is not None:
-            self._crawling.cancel()
-            await asyncio.gather(self._crawling, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _crawl(self) -> None:
+    async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
+        with contextlib.suppress(ConnectionError):
+            while data := await loop.sock_recv(self._socket, 1 << 16):
+                self._read.append(data)
+        self._closed_at = loop.time()
+
+    async def _send_slowly(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await asyncio.sleep(self._every_s)
+                await self.send(self._trickle)
+
+    async def _read_slowly(self) -> None:
         while True:
             await asyncio.sleep(self._every_s)
             try:
-                if self._trickle:
-                    self._socket.send(self._trickle)
                 data = self._socket.recv(2048)
             except BlockingIOError:
                 continue
-            except OSError:
+            except ConnectionError:
                 data = b""
             if not data:
-                self._closed_at = loop.time()
+                self._closed_at = asyncio.get_running_loop().time()
                 return
             self._read.append(data)

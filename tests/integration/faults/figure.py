@@ -40,6 +40,8 @@ class Scale:
     keep_alive_connections: int
     keep_alive_rounds: int
     slow_readers: int
+    slow_stream_mib: int
+    """Size of a slow reader's stream; the kernel's buffers take about 8 MiB of it."""
     loris: int
     """Connections of each kind of slow client."""
     soak_s: float
@@ -54,7 +56,8 @@ CI = Scale(
     head_timeout_s=3,
     keep_alive_connections=60,
     keep_alive_rounds=2,
-    slow_readers=300,
+    slow_readers=100,
+    slow_stream_mib=16,
     loris=100,
     soak_s=8,
 )
@@ -70,6 +73,7 @@ FULL = Scale(
     keep_alive_connections=100,
     keep_alive_rounds=10,
     slow_readers=1000,
+    slow_stream_mib=1,
     loris=100,
     soak_s=1200,
 )

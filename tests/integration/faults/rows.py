@@ -39,7 +39,7 @@ ROWS: Mapping[int, Row] = {
     9: Row("huge head; never-ending event", malformed.row_09),
     10: Row("upstream closes idle connections", pools.row_10),
     11: Row("200 clients leave mid-stream", pools.row_11),
-    12: Row("slow readers of 1 MiB streams", clients.row_12),
+    12: Row("slow readers of long streams", clients.row_12),
     13: Row("slow-loris, slow bodies, slow readers", clients.row_13),
     15: Row("reloads under load", reloads.row_15),
     19: Row("wall clock ± 1 h", clocks.row_19),

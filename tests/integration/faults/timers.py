@@ -122,7 +122,8 @@ async def row_07(folder: Path, scale: Scale) -> list[Figure]:
         ("head, then silence", scale.first_token_s, first),
         ("tokens, then silence", scale.idle_s, middle),
     ):
-        wrong = failures(answers) + ["another text" for one in answers if one.text != wanted.text]
+        other = [one for one in answers if not one.failure and one.text != wanted.text]
+        wrong = [*failures(answers), *["another text" for _ in other]]
         figures += [
             none(f"{name}: answers not whole", wrong, len(answers)),
             _near(f"{name}: its socket closed after", timer_s, max(closed_s), 1 + scale.slack_s),

@@ -86,6 +86,7 @@ class Heard:
         """The answer's text, streamed or not."""
         key = "delta" if self.stream else "message"
         parts = self.events if self.stream else [json.loads(self.body[0])]
+        parts = [part for part in parts if isinstance(part, dict)]
         choices = [part["choices"][0] for part in parts if part.get("choices")]
         return "".join(choice[key].get("content") or "" for choice in choices)
 
