@@ -10,8 +10,8 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
 import uvicorn
@@ -25,10 +25,12 @@ from gateway.config.problems import ConfigError
 from gateway.config.reloads import ReloadResult, Reloads
 from gateway.config.spec import Config
 from gateway.config.watch import FileSource, log_reload, watch_forever
+from gateway.control.admin import build_admin
 from gateway.control.app import build
 from gateway.dispatch.shared import Shared
 from gateway.host import (
     Hooks,
+    HostedServer,
     Ready,
     background_tasks,
     bind,
@@ -36,6 +38,7 @@ from gateway.host import (
     make_server,
     url_of,
 )
+from gateway.operators import Crossing, Heartbeat, serve_operators
 from gateway.plan.compile import compile_table
 from gateway.proxy import Proxy
 from gateway.telemetry.generation import ConfigGauges
@@ -44,7 +47,7 @@ from gateway.telemetry.metrics import LoopTasks, Metrics
 from gateway.telemetry.record import Record, Recorder, line_of
 from gateway.upstream.fleet import Fleet, Term
 from gateway.upstream.watches import Watches
-from gateway.view import InProcess, View
+from gateway.view import Commands, InProcess, Steering, View
 from gateway.wire.downstream import Plane, sweep_connections
 from gateway.wire.guard import Limits
 from gateway.wire.types import UpstreamError
@@ -76,6 +79,7 @@ class Gateway:
         self.table = compile_table(config, self.clusters)
         self.watches = Watches(self._rng, clock.monotonic, self.recompile)
         self._reloading = asyncio.Lock()
+        self.heart = Heartbeat(clock.monotonic)
         self.metrics = Metrics(self._inflight)
         self._log: AccessLog[Record] | None = (
             AccessLog(config.logging.access, line_of) if config.logging.access else None
@@ -217,7 +221,9 @@ class Gateway:
                 stack.enter_context(handle_signals(server))
             stack.callback(self.close)
             stack.callback(listener.close)
+            await stack.enter_async_context(self._operators(server))
             start = await stack.enter_async_context(background_tasks())
+            start(self.heart.beat_forever(lambda due, at: None))
             await stack.enter_async_context(self.watches)
             self.watches.follow(self.clusters.values(), self.config.discovery)
             if self.source is not None and config.watch:
@@ -232,6 +238,26 @@ class Gateway:
                 await server.serve(sockets=[listener])
             finally:
                 await server.stop_now()  # Nothing is left to stop, unless we were cancelled.
+
+    @asynccontextmanager
+    async def _operators(self, server: HostedServer) -> AsyncIterator[None]:
+        """Serve the operators' listener, if there is to be one."""
+        admin = self.config.server.admin
+        if admin is None:
+            yield
+            return
+        steering = Steering(
+            self.view,
+            self.clusters,
+            self.reloads,
+            Commands(self.register, self.remove, self.reload, server.leave),
+            self._clock.monotonic,
+            str(self.source.file) if self.source is not None else None,
+        )
+        token = admin.token.get_secret_value() if admin.token is not None else None
+        crossing = Crossing(asyncio.get_running_loop())
+        async with serve_operators(admin, build_admin(steering, crossing, self.heart, token)):
+            yield
 
     def force(self) -> None:
         """End every request under way with its error: the gateway waits no longer."""

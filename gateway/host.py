@@ -190,7 +190,8 @@ class HostedServer(uvicorn.Server):
 def bind(host: str, port: int) -> socket.socket:
     """Open the listening socket, IPv4 or IPv6 as `host` says. Raises `OSError` naming both."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    # The protocol is named because asyncio turns Nagle's algorithm off only where it is.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

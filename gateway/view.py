@@ -6,8 +6,11 @@ The implementations of the interfaces in `gateway.control.view`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -15,12 +18,18 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from gateway import __version__
 from gateway.api.routes import ROUTES
 from gateway.clock import Clock
+from gateway.config.reloads import ReloadResult, Reloads
+from gateway.control.operations import ConfigState, EndpointState, Registration, Reloaded
 from gateway.control.view import Answer, CutError, EndpointView, ModelView
 from gateway.plan.table import Table
 from gateway.upstream.cluster import Cluster
+from gateway.upstream.endpoint import Endpoint
+from gateway.upstream.fleet import Term
 from gateway.wire.guard import Headers, Limits, read_head
 from gateway.wire.queued import AbortedError, QueuedDownstream, ask
 from gateway.wire.types import Request, Serve
+
+_LOG = logging.getLogger("sluice")
 
 # What /v1/models entries have beside an engine's own fields; those win where it gave them.
 _OWN_FIELDS = frozenset({"id", "object", "created", "owned_by"})
@@ -140,3 +149,101 @@ async def _pieces(down: QueuedDownstream) -> AsyncIterator[bytes]:
             yield piece
     except AbortedError:
         raise CutError from None
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What operators may have done; `gateway.app` says how."""
+
+    register: Callable[[str, str, Term], str]
+    remove: Callable[[str, str], None]
+    reload: Callable[[], Coroutine[Any, Any, ReloadResult]]
+    drain: Callable[[], None]
+
+
+class Steering:
+    """`gateway.control.operations.Operations` over the real parts."""
+
+    def __init__(
+        self,
+        view: View,
+        clusters: Mapping[str, Cluster],
+        reloads: Reloads,
+        commands: Commands,
+        monotonic: Callable[[], float],
+        file: str | None,
+    ) -> None:
+        self.metrics_text = view.metrics_text
+        self.drain = commands.drain
+        self._clusters = clusters
+        self._reloads = reloads
+        self._commands = commands
+        self._monotonic = monotonic
+        self._file = file
+
+    def endpoints(self) -> Sequence[EndpointState]:
+        """Return every endpoint of every cluster."""
+        now = self._monotonic()
+        return [
+            _state_of(cluster, endpoint, now)
+            for cluster in self._clusters.values()
+            for endpoint in cluster.endpoints
+        ]
+
+    def set_draining(self, cluster: str, endpoint: str, draining: bool) -> None:
+        """Take an endpoint out, or back in; nothing if it is no longer there."""
+        found = self._clusters[cluster]
+        for one in found.endpoints:
+            if one.id == endpoint and draining:
+                one.drain()
+            elif one.id == endpoint:
+                one.undrain(self._monotonic())
+                found.gate.poke()  # Who waits for a place may have it there.
+        _LOG.info("endpoint %s is %s", endpoint, "draining" if draining else "no longer draining")
+
+    def register(self, registration: Registration) -> str:
+        """Let an endpoint join or stay; return its id. Raises `GatewayError`."""
+        term = Term(registration.weight, registration.max_inflight, registration.ttl_s)
+        return self._commands.register(registration.cluster, registration.url, term)
+
+    def remove(self, cluster: str, endpoint: str) -> None:
+        """End a registration. Raises `GatewayError`."""
+        self._commands.remove(cluster, endpoint)
+
+    async def reload(self) -> Reloaded:
+        """Take over the configuration file as it is now."""
+        done = await self._commands.reload()
+        changes = tuple(str(change) for change in done.changes)
+        return Reloaded(done.result, done.generation, changes, done.problems)
+
+    def config(self) -> ConfigState:
+        """Return which configuration is in effect."""
+        reloads = self._reloads
+        return ConfigState(reloads.generation, self._file, reloads.loaded_at, reloads.last.problems)
+
+
+def _state_of(cluster: Cluster, endpoint: Endpoint, now: float) -> EndpointState:
+    expires_at = cluster.registered.expires_at(endpoint.id)
+    return EndpointState(
+        id=endpoint.id,
+        cluster=cluster.name,
+        url=endpoint.url,
+        state=endpoint.state(now),
+        health=endpoint.health,
+        breaker=endpoint.breaker.state,
+        ejected=now < endpoint.ejected_until,
+        draining=endpoint.draining,
+        ramp=round(endpoint.ramp(now), 3),
+        weight=endpoint.weight,
+        inflight=endpoint.inflight,
+        max_inflight=endpoint.max_inflight,
+        load=round(endpoint.load(now), 3),
+        first_token_ms=_ms(endpoint.latency(True, now)),
+        whole_ms=_ms(endpoint.latency(False, now)),
+        models=endpoint.models,
+        expires_in_s=None if expires_at is None else round(expires_at - now, 3),
+    )
+
+
+def _ms(seconds: float) -> float | None:
+    return round(1000 * seconds, 3) if seconds else None
