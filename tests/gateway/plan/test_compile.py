@@ -6,7 +6,6 @@ from typing import Any
 
 from gateway.config.spec import Config
 from gateway.plan.compile import compile_table
-from gateway.plan.table import Table
 from gateway.upstream.cluster import Cluster
 
 TWO = {"a": {"endpoints": [{"url": "http://a1"}, {"url": "http://a2"}]}}
@@ -32,7 +31,7 @@ def test_configured_names_and_aliases_lead_to_their_cluster() -> None:
         TWO, {"m": {"cluster": "a", "upstream_model": "engine/m", "aliases": ["x"]}}
     )
     lists(clusters["a"], 0, "engine/m", "unnamed")
-    table = compile_table(config, clusters, Table({}))
+    table = compile_table(config, clusters)
     assert set(table.plans) == {"m", "x"}
     plan = table.lookup("x")
     assert (plan.model, plan.label, plan.upstream_model) == ("x", "m", "engine/m")
@@ -47,20 +46,39 @@ def test_listed_models_are_served_by_those_who_list_them() -> None:
     lists(clusters["a"], 0, "both", "one")
     lists(clusters["a"], 1, "both")
     lists(clusters["b"], 0, "one", "third")
-    table = compile_table(config, clusters, Table({}))
+    table = compile_table(config, clusters)
     first, second = clusters["a"].endpoints
     assert table.lookup("both").pool.endpoints == (first, second)
     assert table.lookup("one").pool.endpoints == (first,)
     assert table.lookup("third").pool.cluster == "b"
 
 
+def test_plans_know_their_fallbacks_and_limits() -> None:
+    """For aliases too; a limit that is no positive whole number is none."""
+    config, clusters = parts(
+        {**TWO, **OTHER},
+        {"m": {"cluster": "a", "aliases": ["x"], "fallbacks": ["n"]}, "n": {"cluster": "b"}},
+    )
+    lists(clusters["a"], 0, "m")
+    table = compile_table(config, clusters)
+    assert table.lookup("x").fallbacks == ("n",)
+    assert (table.lookup("m").max_model_len, table.lookup("n").max_model_len) == (8, None)
+    for bad in (True, 0, "8", 8.5, None):
+        clusters["a"].models["a1:80"] = [{"id": "m", "max_model_len": bad}]
+        assert compile_table(config, clusters).lookup("m").max_model_len is None
+    config, clusters = parts(TWO, {})
+    lists(clusters["a"], 1, "m")
+    plan = compile_table(config, clusters).lookup("m")
+    assert (plan.fallbacks, plan.max_model_len) == ((), 8)
+
+
 def test_pools_whose_members_stay_are_kept() -> None:
     """Their balancer goes on where it was; a changed pool is a new one."""
     config, clusters = parts(TWO, {})
     lists(clusters["a"], 0, "m")
-    old = compile_table(config, clusters, Table({}))
+    old = compile_table(config, clusters)
     lists(clusters["a"], 0, "m", "n")
-    new = compile_table(config, clusters, old)
+    new = compile_table(config, clusters)
     assert new.lookup("m").pool is old.lookup("m").pool is new.lookup("n").pool
     lists(clusters["a"], 1, "m")
-    assert compile_table(config, clusters, new).lookup("m").pool is not old.lookup("m").pool
+    assert compile_table(config, clusters).lookup("m").pool is not old.lookup("m").pool

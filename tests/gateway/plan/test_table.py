@@ -9,12 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.config.cluster import Cluster as ClusterSpec
 from gateway.errors import GatewayError
 from gateway.plan.table import Table, plan_for, renamer
-from gateway.upstream.balancer import RoundRobin
-from gateway.upstream.pool import Pool
+from gateway.upstream.cluster import Cluster
 
-POOL = Pool("c", [], {}, RoundRobin())
+SPEC = ClusterSpec.model_validate({"registration": True})
+POOL = Cluster("c", SPEC, lambda: 0.0).whole()
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
