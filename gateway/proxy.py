@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import logging
 from binascii import hexlify
-from collections.abc import Callable, Coroutine
 from random import Random
-from typing import Any
 
 from gateway.api.body import Facts, read_json
-from gateway.api.prepare import outgoing, read_form
-from gateway.api.routes import watcher_for
-from gateway.clock import Clock
-from gateway.dispatch.attempt import send, send_streaming
-from gateway.dispatch.outcome import error_of, judge, outcome_of
-from gateway.errors import GatewayError, internal_error
+from gateway.api.prepare import read_form
+from gateway.dispatch.attempts import Attempts
+from gateway.dispatch.outcome import error_of, outcome_of
+from gateway.dispatch.pulse import Pulse
+from gateway.dispatch.resumption import resume
+from gateway.dispatch.shared import Shared
+from gateway.errors import GatewayError, internal_error, overloaded, shutting_down, upstream_error
 from gateway.model import Outcome, Route
-from gateway.plan.table import Plan, Table
+from gateway.plan.table import Plan
 from gateway.relay.reply import Reply
-from gateway.relay.watch import Watcher
 from gateway.telemetry.record import Record, Recorder
-from gateway.upstream.pool import Lease
 from gateway.wire.guard import Head
-from gateway.wire.types import Downstream, Request, UpstreamError
+from gateway.wire.types import Downstream, Request
 
 _LOG = logging.getLogger("sluice.proxy")
 
@@ -34,89 +31,87 @@ class Proxy:
     """The data plane's core: one instance serves every connection of a process."""
 
     def __init__(
-        self,
-        table: Callable[[], Table],
-        recorder: Recorder,
-        clock: Clock,
-        rng: Random,
-        max_json_depth: int,
+        self, shared: Shared, recorder: Recorder, rng: Random, max_json_depth: int
     ) -> None:
-        self._table = table
+        self.pulse = Pulse()
+        """The streams whose clients must not wait in silence."""
+        self._shared = shared
         self._recorder = recorder
-        self._monotonic = clock.monotonic
+        self._monotonic = shared.monotonic
         self._rng = rng
         self._max_json_depth = max_json_depth
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Answer one request: the engine's whole answer, or one honest error."""
         record = self._begin(request.route, request.head, request.client)
+        attempts: Attempts | None = None
         try:
             if request.route.multipart:
                 facts = await read_form(request)
             else:
                 facts = read_json(request.body, self._max_json_depth)
             plan = self._plan(facts, record)
-            with plan.pool.pick(plan.model) as lease:
-                record.cluster, record.endpoint = plan.pool.cluster, lease.endpoint.id
-                reply = await self._send(request, facts, plan, lease, record)
-                try:
-                    self._commit(reply, plan, down, record)
-                    if not reply.ended:
-                        await reply.news()
-                finally:  # Also when the client has left: its engine must hear of it.
-                    if not reply.ended:
-                        reply.cancel()
-                    record.first_at, record.usage = reply.first_at, reply.usage()
-                self._conclude(reply, request, down, record)
-        except UpstreamError as failure:
-            self._refuse(error_of(failure), request, down, record)
+            attempts = Attempts(self._shared, request, facts, plan, record)
+            if facts.stream is True:
+                self.pulse.add(attempts, down)
+            reply = await attempts.first()
+            self._commit(reply, attempts, down)
+            if not reply.ended:
+                await reply.news()
+            if reply.failure is not None:
+                reply = await self._resume(reply, attempts, down)
+            self._conclude(reply, request, down, record)
         except GatewayError as error:
             self._refuse(error, request, down, record)
         except Exception:  # The outermost edge: a defect must not become a hanging client.
             _LOG.exception("request %s failed", record.request_id.decode())
             self._refuse(internal_error(), request, down, record)
-        finally:
+        finally:  # Also when the client has left: its engine must hear of it.
+            if attempts is not None:
+                self.pulse.remove(attempts)
+                attempts.end(record.outcome)
             self._recorder.finish(record)
 
     def _plan(self, facts: Facts, record: Record) -> Plan:
-        plan = self._table().lookup(facts.model or "")
+        if self._shared.shedding:
+            raise overloaded("The gateway has more to do than it can.", 1)
+        plan = self._shared.table().lookup(facts.model or "")
         record.model = plan.model
         record.series = self._recorder.metrics.series(plan.label, record.route)
         return plan
 
-    def _send(
-        self, request: Request, facts: Facts, plan: Plan, lease: Lease, record: Record
-    ) -> Coroutine[Any, Any, Reply]:
-        """Put the request to the endpoint; the reply is ready when this has been awaited."""
-        series = record.series
-        assert series is not None  # noqa: S101  set by _plan
-        lines = lease.client.head(request.route.path)
-        if plan.pool.forward_authorization:
-            lines += request.head.credentials
-        out = outgoing(request, facts, plan, record.request_id, lines)
+    def _commit(self, reply: Reply, attempts: Attempts, down: Downstream) -> None:
+        """Show the reply to the client from here on.
 
-        def watch() -> Watcher:
-            return watcher_for(request.route, facts, strip_usage=out.strips_usage)
+        Raises `GatewayError` if the client was promised a stream already, and this is none.
+        """
+        record = attempts.record
+        attempts.shown = reply
+        if down.started and not reply.streams:
+            raise upstream_error(reply.complaint())
+        record.status, record.stream = reply.status, reply.streams
+        lines = b"%bx-request-id: %b\r\n" % (reply.lines, record.request_id)
+        if record.attempts > 1:
+            lines += b"x-sluice-attempts: %d\r\n" % record.attempts
+        reply.splice(down, lines)
+        attempts.relax()
 
-        def new_reply() -> Reply:
-            return Reply(watch, plan.rename, series.inter_token, self._monotonic)
-
-        if out.rest is None:
-            return send(lease.client, out.data, new_reply, self._monotonic)
-        return send_streaming(lease.client, out.data, out.rest, new_reply, self._monotonic)
-
-    def _commit(self, reply: Reply, plan: Plan, down: Downstream, record: Record) -> None:
-        """Show the reply to the client from here on. Raises `GatewayError` if it is no answer."""
-        error = judge(reply, own_credentials=not plan.pool.forward_authorization)
-        if error is not None:
-            raise error
-        record.status = reply.status
-        record.stream = reply.streams
-        reply.splice(down, b"%bx-request-id: %b\r\n" % (reply.lines, record.request_id))
+    async def _resume(self, reply: Reply, attempts: Attempts, down: Downstream) -> Reply:
+        """Let a stream that broke go on, as often as it may; return its last reply."""
+        while reply.failure is not None:
+            following = await resume(attempts, reply)
+            if following is None:
+                break
+            reply = attempts.shown = following
+            reply.splice(down, b"")
+            if not reply.ended:
+                await reply.news()
+        return reply
 
     def _conclude(self, reply: Reply, request: Request, down: Downstream, record: Record) -> None:
-        failed = None if reply.failure is None else error_of(reply.failure)
-        if failed is not None:
+        failed = None
+        if reply.failure is not None:
+            failed = shutting_down() if self._shared.stopping else error_of(reply.failure)
             record.error = failed.code
             if reply.streams:
                 down.finish(failed.event(request.route.shape))
@@ -139,12 +134,18 @@ class Proxy:
     def _refuse(
         self, error: GatewayError, request: Request, down: Downstream, record: Record
     ) -> None:
+        if self._shared.stopping:
+            error = shutting_down()
         lines = self._fail(error, record)
-        if down.started:
-            record.outcome = Outcome.FAILURE
-            down.abort()
-        else:
+        if not down.started:
             down.respond(error.status, lines, error.body(request.route.shape))
+            return
+        record.outcome = Outcome.FAILURE
+        record.status = 200
+        if record.stream:  # Nothing but comments, or whole events, have gone out.
+            down.finish(error.event(request.route.shape))
+        else:
+            down.abort()
 
     def _fail(self, error: GatewayError, record: Record) -> bytes:
         record.status = error.status
@@ -152,4 +153,6 @@ class Proxy:
         record.outcome = outcome_of(error.status, error, committed=False)
         lines = [b"%b: %b\r\n" % field for field in error.headers()]
         lines.append(b"x-request-id: %b\r\n" % record.request_id)
+        if record.attempts > 1:
+            lines.append(b"x-sluice-attempts: %d\r\n" % record.attempts)
         return b"".join(lines)

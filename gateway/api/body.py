@@ -30,6 +30,7 @@ class Facts(msgspec.Struct, gc=False):
     stream: Any = None
     n: Any = None
     user: Any = None
+    messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     stream_options: StreamOptions | None = None
 
@@ -177,6 +178,20 @@ def spans(body: bytes, key: str) -> list[tuple[int, int]]:
 def _skip(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     return match.end() if match else at
+
+
+def has_effect(body: bytes) -> bool:
+    """Whether the engine is asked to keep something of the answer (`store`, `background`).
+
+    Such a request may be sent once only. Of OpenAI's API `store` is true unless it is set to
+    false; engines keep nothing unless told to, so only what the body says counts.
+    """
+    return any(
+        body[start:end] == b"true"
+        for key in ("store", "background")
+        if b'"%b"' % key.encode() in body
+        for start, end in spans(body, key)
+    )
 
 
 def rename_model(body: bytes, name: str) -> bytes:

@@ -47,7 +47,10 @@ async def read_form(request: Request) -> Facts:
 def outgoing(
     request: Request, facts: Facts, plan: Plan, request_id: bytes, lines: bytes
 ) -> Outgoing:
-    """Build the engine's request; `lines` are the request line and the fields it begins with."""
+    """Build the engine's request; `lines` are the request line and the fields it begins with.
+
+    Nothing of `request` is changed, so that it can be built again for another endpoint.
+    """
     if request.route.multipart:
         return _outgoing_form(request, plan, request_id, lines)
     body = request.body

@@ -42,7 +42,7 @@ class Gaps(Protocol):
 class Flow:
     """One stream's shortcut past parser, splitter and watcher."""
 
-    __slots__ = ("_gaps", "_mark", "_monotonic", "_write", "last_at", "tokens")
+    __slots__ = ("_gaps", "_kept", "_mark", "_monotonic", "_write", "last_at", "tokens")
 
     def __init__(
         self,
@@ -50,14 +50,18 @@ class Flow:
         mark: bytes,
         gaps: Gaps,
         monotonic: Callable[[], float],
-        last_at: float,
+        kept: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`mark` stands once in every plain event and in no other (`Watcher.plain_mark`)."""
+        """`mark` stands once in every plain event and in no other (`Watcher.plain_mark`).
+
+        `kept` is told each read that is passed on.
+        """
         self._write = write
         self._mark = mark
         self._gaps = gaps
         self._monotonic = monotonic
-        self.last_at = last_at
+        self._kept = kept
+        self.last_at = 0.0
         """When the last read came, in monotonic seconds."""
         self.tokens = 0
         """Plain events passed on, one token each."""
@@ -84,5 +88,7 @@ class Flow:
         gaps.counts[bisect_left(gaps.bounds, gap)] += 1
         gaps.sum += gap
         self.tokens += count
+        if self._kept is not None:
+            self._kept(data)
         self._write(data)
         return True

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from gateway.model import Usage
 from gateway.relay.flow import Flow, Gaps
 from gateway.relay.sse import EventSplitter, EventTooLargeError
+from gateway.relay.transcript import Transcript
 from gateway.relay.watch import Failure, Watcher, failure_of, usage_of
 from gateway.wire.guard import ResponseHead
 from gateway.wire.types import Downstream, Source, UpstreamError
@@ -38,6 +39,7 @@ class Reply:
         "_head",
         "_held",
         "_held_bytes",
+        "_kept",
         "_last_at",
         "_monotonic",
         "_rename",
@@ -61,8 +63,13 @@ class Reply:
         rename: Rename | None,
         gaps: Gaps,
         monotonic: Callable[[], float],
+        kept: Transcript | None = None,
     ) -> None:
-        """`watch` makes the watcher, if the response turns out to be a stream."""
+        """`watch` makes the watcher, if the response turns out to be a stream.
+
+        `kept` is told each event that passes, for a stream that may have to be resumed.
+        """
+        self._kept = kept
         self._watch = watch
         self._rename = rename
         self._gaps = gaps
@@ -131,6 +138,12 @@ class Reply:
         self._account()
         return watcher.usage
 
+    def complaint(self) -> str:
+        """Say in words what a reply that is no stream is instead."""
+        failure = failure_of(self.body)
+        said = f" {failure.message[:300]}" if failure else ""
+        return f"The engine answered {self.status} without a stream.{said}"
+
     def begin(self, source: Source) -> None:
         """Note where the response comes from."""
         self._source = source
@@ -142,7 +155,10 @@ class Reply:
             self._source.close()
 
     def splice(self, down: Downstream, lines: bytes) -> None:
-        """Commit: write the response head and what is held, then let reads flow to `down`."""
+        """Commit: write the response head and what is held, then let reads flow to `down`.
+
+        Where the client has a head already, `lines` are for nobody: the stream goes on.
+        """
         body = self.body
         self._held.clear()
         head = self._head
@@ -152,18 +168,24 @@ class Reply:
             if length is not None:
                 length += len(renamed) - len(body)
             body = renamed
-        if self.ended and self.failure is None:
-            down.respond(self.status, lines, body)
+        if self.ended:
+            if down.started:
+                down.finish(body)
+            else:
+                down.respond(self.status, lines, body)
             return
+        if not down.started:
+            down.start(self.status, lines, length)
         assert self._source is not None  # noqa: S101  a reply that is not ended has one
-        down.start(self.status, lines, length, self._source)
+        down.attach(self._source)
         if body:
             down.write(body)
         self._down = down
         watcher, write = self._watcher, down.raw_writer()
         if watcher is None or write is None or self._rename is not None or not watcher.plain_mark:
             return
-        self._flow = Flow(write, watcher.plain_mark, self._gaps, self._monotonic, self._last_at)
+        kept = None if self._kept is None else self._kept.chunked
+        self._flow = Flow(write, watcher.plain_mark, self._gaps, self._monotonic, kept)
         self._offer_shortcut(watcher, self._flow)
 
     def _offer_shortcut(self, watcher: Watcher, flow: Flow) -> None:
@@ -173,6 +195,16 @@ class Reply:
         may = not self._splitter.pending and not watcher.ended
         flow.last_at = self._last_at
         self._source.shorten(flow.take if may else None)
+
+    @property
+    def last_at(self) -> float:
+        """When the last event of a stream came, in monotonic seconds; 0 before the first."""
+        return self._last_at if self._flow is None else max(self._last_at, self._flow.last_at)
+
+    def limit(self, until: float) -> None:
+        """Let the answer end by `until` instead of what its sending said."""
+        if self._source is not None and not self.ended:
+            self._source.limit(until)
 
     def _account(self) -> None:
         """Take over what the shortcut has counted."""
@@ -242,7 +274,11 @@ class Reply:
             self._last_at = now
             if not self.first_at:
                 self.first_at = now
-        return out if self._rename is None else self._rename(out)
+        if self._rename is not None:
+            out = self._rename(out)
+        if self._kept is not None:
+            self._kept.plain(out)
+        return out
 
     def _hold(self, out: bytes) -> None:
         if out:

@@ -100,6 +100,20 @@ class Series:
         self.completion_tokens = 0
 
 
+_COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "sluice_retries": ("Attempts after a failed one, by its cause.", ("cluster", "cause")),
+    "sluice_retries_refused": ("Retries that the budget did not allow.", ("cluster",)),
+    "sluice_fallbacks": ("Answers by another model than the one asked for.", ("model", "to")),
+    "sluice_resumes": (
+        "Broken streams that were to go on elsewhere, by what came of it.",
+        ("cluster", "mode", "result"),
+    ),
+    "sluice_hedges": ("Second attempts beside a slow first one.", ("cluster", "result")),
+    "sluice_config_reloads": ("Reloads of the configuration, by result.", ("result",)),
+}
+"""What happens rarely: family → help text and labels."""
+
+
 class Metrics:
     """All series of one gateway process."""
 
@@ -108,6 +122,7 @@ class Metrics:
         self._inflight = inflight
         self._series: dict[tuple[str, str], Series] = {}
         self._attempts: dict[tuple[str, str, str], int] = {}
+        self._counts: dict[str, dict[tuple[str, ...], int]] = {name: {} for name in _COUNTERS}
 
     def series(self, model: str, route: str) -> Series:
         """Return the numbers of a model and route; both must come from bounded sets."""
@@ -122,6 +137,11 @@ class Metrics:
         key = (cluster, endpoint, result)
         self._attempts[key] = self._attempts.get(key, 0) + 1
 
+    def count(self, name: str, *labels: str) -> None:
+        """Count one of the rare events of `_COUNTERS`; the labels in the family's order."""
+        counts = self._counts[name]
+        counts[labels] = counts.get(labels, 0) + 1
+
     def collect(self) -> Iterable[Metric]:
         """Yield every family; prometheus-client's registry calls this on a scrape."""
         yield from self._request_families()
@@ -133,6 +153,11 @@ class Metrics:
         for key, count in self._attempts.items():
             attempts.add_metric(list(key), count)
         yield attempts
+        for name, (text, labels) in _COUNTERS.items():
+            family = CounterMetricFamily(name, text, labels=labels)
+            for values, count in self._counts[name].items():
+                family.add_metric(values, count)
+            yield family
         inflight = GaugeMetricFamily(
             "sluice_inflight",
             "Requests that an endpoint is working on.",

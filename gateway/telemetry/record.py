@@ -17,6 +17,7 @@ class Record:
     """The running notes of one request."""
 
     __slots__ = (
+        "attempts",
         "client",
         "cluster",
         "ended_at",
@@ -25,7 +26,9 @@ class Record:
         "first_at",
         "model",
         "outcome",
+        "queued_s",
         "request_id",
+        "resumes",
         "route",
         "series",
         "started_at",
@@ -49,7 +52,13 @@ class Record:
         self.series: Series | None = None
         self.cluster = ""
         self.endpoint = ""
-        """Who was asked; empty if it never came to that."""
+        """Who was asked last; empty if it never came to that."""
+        self.attempts = 0
+        """How often endpoints were asked, resumes included."""
+        self.resumes = 0
+        """How often the stream went on elsewhere."""
+        self.queued_s = 0.0
+        """How long it waited for a place."""
         self.status = 499
         """What the client saw; 499 if it left first."""
         self.outcome = Outcome.CANCELLED
@@ -73,9 +82,6 @@ class Recorder:
         record.ended_at = now = self._monotonic()
         series = record.series or self.metrics.series(UNKNOWN_MODEL, record.route)
         series.outcomes[record.outcome] += 1
-        if record.endpoint:
-            result = record.error or record.outcome
-            self.metrics.attempted(record.cluster, record.endpoint, result)
         series.duration.observe(now - record.started_at)
         if record.first_at:
             series.first_token.observe(record.first_at - record.started_at)
@@ -96,8 +102,10 @@ def line_of(record: Record) -> str:
     """Return the access-log line of a finished record: one JSON object, times in milliseconds.
 
     Keys, prompts and answers are never part of it. `ttft_ms` is there for streams that brought
-    an event, `error` where the answer was one of the gateway's errors. Formatted by hand because
-    an encoder's object for it would cost 1 µs a request more.
+    an event, `attempts` and `resumes` where there was more than the usual one and none,
+    `queued_ms` where the request had to wait for a place, `error` where the answer was one of the
+    gateway's errors. Formatted by hand because an encoder's object for it would cost 1 µs a request
+    more.
     """
     usage = record.usage or _NO_USAGE
     line = (
@@ -111,6 +119,12 @@ def line_of(record: Record) -> str:
     )
     if record.first_at:
         line += f',"ttft_ms":{(record.first_at - record.started_at) * 1e3:.3f}'
+    if record.attempts > 1:
+        line += f',"attempts":{record.attempts}'
+    if record.resumes:
+        line += f',"resumes":{record.resumes}'
+    if record.queued_s:
+        line += f',"queued_ms":{record.queued_s * 1e3:.3f}'
     if record.error:
         line += f',"error":{_quoted(record.error)}'
     return line + "}\n"

@@ -28,6 +28,7 @@ class Connection(asyncio.Protocol):
     """One socket to an engine; carries one exchange at a time."""
 
     __slots__ = (
+        "_address",
         "_aligned",
         "_body",
         "_chunk_done",
@@ -54,6 +55,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._address = client.address
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
@@ -78,13 +80,13 @@ class Connection(asyncio.Protocol):
 
     # The caller's side.
 
-    def send(self, data: bytes, receiver: Receiver, now: float) -> None:
-        """Write one whole request; its response goes to `receiver`."""
+    def send(self, data: bytes, receiver: Receiver, now: float, until: float) -> None:
+        """Write one whole request; its response goes to `receiver`, and ends by `until`."""
         if self._transport is None:
             receiver.lost(UpstreamError("The connection to the engine was lost.", stale=True))
             return
         receiver.begin(self)
-        address = self._client.address
+        self._address = address = self._client.address  # A reload must not change a running one.
         self.exchanges += 1
         self._receiver = receiver
         self._head_done = self._whole = self._heard = False
@@ -92,7 +94,7 @@ class Connection(asyncio.Protocol):
         self._take = None
         self._fed = 0
         self.quiet_until = now + address.first_byte_s
-        self.total_until = now + address.total_s
+        self.total_until = min(now + address.total_s, until)
         self._transport.write(data)
 
     async def send_more(self, data: bytes) -> None:
@@ -122,6 +124,10 @@ class Connection(asyncio.Protocol):
     def shorten(self, take: Callable[[bytes], bool] | None) -> None:
         """Offer reads that begin at a chunk to `take` first."""
         self._take = take
+
+    def limit(self, until: float) -> None:
+        """Change when the exchange under way must have ended."""
+        self.total_until = until
 
     def pause(self) -> None:
         """Stop reading from the engine; TCP tells it to wait."""
@@ -155,7 +161,7 @@ class Connection(asyncio.Protocol):
         paused = self._transport is not None and not self._transport.is_reading()
         if self._heard or paused:
             self._heard = False
-            self.quiet_until = now + self._client.address.idle_s
+            self.quiet_until = now + self._address.idle_s
         if now < self.quiet_until:
             return None
         what = "went silent" if self._head_done else "did not answer in time"

@@ -206,10 +206,9 @@ class Exchange:
         )
         self._complete()
 
-    def start(self, status: int, headers: bytes, length: int | None, source: Source) -> None:
+    def start(self, status: int, headers: bytes, length: int | None) -> None:
         """Begin a response whose body follows."""
         self.started = True
-        self.source = source
         if length is not None:
             framing = b"content-length: %d\r\n" % length
         elif self._http_1_0:
@@ -221,6 +220,10 @@ class Exchange:
             framing += b"connection: close\r\n"
         head = (STATUS_LINE[status], headers, self._protocol.date_line(), framing, b"\r\n")
         self._protocol.transport.write(b"".join(head))
+
+    def attach(self, source: Source) -> None:
+        """Note whom to pause while the client is slow."""
+        self.source = source
         if self._protocol.write_paused:
             source.pause()
 

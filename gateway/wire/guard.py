@@ -43,7 +43,12 @@ _OURS = HOP_BY_HOP | {
     b"x-api-key",
     b"accept-encoding",
     b"x-request-id",
+    b"x-request-timeout-ms",  # Written anew with what is left of it.
 }
+
+# Read here, and passed on as they are. The second is openai-python's and counts silence, the third
+# openai-node's and ends with the response head: both are seconds until the first byte.
+_NOTED = frozenset({b"x-priority", b"x-stainless-read-timeout", b"x-stainless-timeout"})
 
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 
@@ -52,6 +57,7 @@ _RESPONSE_OURS = HOP_BY_HOP | {b"content-length", b"date", b"server", b"x-reques
 
 # A registered name, an IPv4 or a bracketed IPv6 address, with an optional port (RFC 3986 §3.2.2).
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.%A-Za-z0-9]+\])(?::[0-9]{0,5})?")
+_NUMBER = re.compile(rb"[0-9]+(?:\.[0-9]*)?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _PERSISTENCE = frozenset({b"keep-alive", b"close", b""})
 
@@ -80,6 +86,21 @@ class Head:
     """The client's own keys as header lines: Authorization, Anthropic's and Azure's fields."""
     request_id: bytes | None = None
     expects_continue: bool = False
+    total_s: float = 0.0
+    """How long the client waits for the whole answer: x-request-timeout-ms; 0 without it."""
+    patience_s: float = 0.0
+    """How long the client's SDK waits for the first byte; 0 if it does not say."""
+    priority: bytes = b""
+    """What the client wrote as x-priority."""
+
+    def field(self, name: bytes) -> bytes:
+        """Return the value of a field that travels on, `name` in lower case; b"" without one."""
+        lines = b"\r\n" + self.forward
+        at = lines.find(b"\r\n%b: " % name)
+        if at < 0:
+            return b""
+        start = at + len(name) + 4
+        return lines[start : lines.find(b"\r\n", start)]
 
 
 def read_head(headers: Headers, limits: Limits, *, http_1_0: bool = False) -> Head:
@@ -96,6 +117,8 @@ def read_head(headers: Headers, limits: Limits, *, http_1_0: bool = False) -> He
         size += len(name) + len(value) + 4
         if name not in _OURS:
             forward.append(b"%b: %b\r\n" % (name, value))
+            if name in _NOTED:
+                _note(head, name, value)
         elif name == b"host":
             hosts += 1
             _check_host(value)
@@ -103,8 +126,6 @@ def read_head(headers: Headers, limits: Limits, *, http_1_0: bool = False) -> He
             head.content_length = _read_length(value, limits)
         elif name == b"content-type":
             head.content_type = value
-        elif name in _CREDENTIALS:
-            head.credentials += b"%b: %b\r\n" % (name, value)
         elif name == b"connection":
             named += [token.strip() for token in value.lower().split(b",")]
         else:
@@ -150,8 +171,30 @@ def _read_rare(head: Head, name: bytes, value: bytes, *, http_1_0: bool) -> None
         if value.strip().lower() != b"100-continue":
             raise GatewayError(417, "expectation_failed", "Only `100-continue` may be expected.")
         head.expects_continue = not http_1_0  # RFC 9110 §10.1.1: it would not understand.
-    elif name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-        head.request_id = value
+    else:
+        _read_said(head, name, value)
+
+
+def _read_said(head: Head, name: bytes, value: bytes) -> None:
+    if name in _CREDENTIALS:
+        head.credentials += b"%b: %b\r\n" % (name, value)
+    elif name == b"x-request-timeout-ms":
+        head.total_s = _seconds(value) / 1000
+        if not head.total_s:
+            raise bad_request("The X-Request-Timeout-Ms header is not a positive number.")
+    elif name == b"x-request-id":
+        head.request_id = value if _REQUEST_ID.fullmatch(value) else None
+
+
+def _note(head: Head, name: bytes, value: bytes) -> None:
+    if name == b"x-priority":
+        head.priority = value.strip().lower()
+    else:
+        head.patience_s = _seconds(value)  # An SDK's "no time-out" is no number.
+
+
+def _seconds(value: bytes) -> float:
+    return float(value) if len(value) <= 15 and _NUMBER.fullmatch(value) else 0.0
 
 
 def body_too_large(limits: Limits) -> GatewayError:

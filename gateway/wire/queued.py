@@ -43,11 +43,16 @@ class QueuedDownstream:
         self._begin(status, headers + b"content-length: %d\r\n" % len(body))
         self.finish(body)
 
-    def start(self, status: int, headers: bytes, length: int | None, source: Source) -> None:
+    def start(self, status: int, headers: bytes, length: int | None) -> None:
         """Take the head of a response whose body follows."""
-        self._source = source
         framing = b"" if length is None else b"content-length: %d\r\n" % length
         self._begin(status, headers + framing)
+
+    def attach(self, source: Source) -> None:
+        """Note whom to pause."""
+        self._source = source
+        if self._paused:
+            source.pause()
 
     def write(self, data: bytes) -> None:
         """Take a piece of the body; pause the engine if the reader lags."""

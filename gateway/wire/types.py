@@ -45,6 +45,9 @@ class Source(Protocol):
         what is exactly one whole chunk. None withdraws it.
         """
 
+    def limit(self, until: float) -> None:
+        """Let the response end by `until` (monotonic seconds) instead of what was said before."""
+
     def close(self) -> None:
         """Give the response up."""
 
@@ -52,7 +55,8 @@ class Source(Protocol):
 class Downstream(Protocol):
     """One client's exchange, as the proxy core sees it.
 
-    Exactly one of `respond` or `start` … `finish`/`abort` is called for each exchange. After
+    Exactly one of `respond` or `start` … `finish`/`abort` is called for each exchange, and
+    `attach` for each source that the body comes from, one after the other. After
     the client has left, writes are accepted and dropped; the exchange's task is cancelled.
     """
 
@@ -62,11 +66,14 @@ class Downstream(Protocol):
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         """Answer with a whole response; `headers` are lines with their CRLFs."""
 
-    def start(self, status: int, headers: bytes, length: int | None, source: Source) -> None:
-        """Begin a response whose body follows; `source` is paused while the client is slow.
+    def start(self, status: int, headers: bytes, length: int | None) -> None:
+        """Begin a response whose body follows.
 
         A body of unknown `length` (None) is chunked, or ends with the connection on HTTP/1.0.
         """
+
+    def attach(self, source: Source) -> None:
+        """Name what the body comes from: it is paused while the client is slow."""
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body."""

@@ -8,6 +8,7 @@ timer per request: deadlines are fields that `Client.sweep` compares a few times
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -90,12 +91,12 @@ class Client:
             connection.close()
         return None
 
-    async def dial(self) -> Connection:
+    async def dial(self, limit_s: float = math.inf) -> Connection:
         """Open a connection. Raises `UpstreamError` when that fails or takes too long."""
         address = self.address
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(address.connect_s):
+            async with asyncio.timeout(min(address.connect_s, limit_s)):
                 _, connection = await loop.create_connection(
                     lambda: Connection(self), address.host, address.port, ssl=address.tls
                 )

@@ -60,7 +60,7 @@ def test_an_error_event_is_one_event(known: tuple[int, str], error: GatewayError
     [
         (errors.upstream_error("m"), b"false", None),
         (errors.upstream_timeout("m"), b"false", None),
-        (errors.upstream_overloaded("m"), b"true", b"1"),
+        (errors.upstream_overloaded("m"), b"false", b"1"),
         (errors.overloaded("m", 17), b"true", b"17"),
         (errors.no_healthy_upstream("m"), b"true", b"2"),
         (errors.bad_request("m"), None, None),

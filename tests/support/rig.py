@@ -26,6 +26,8 @@ from tests.support.raw import PATIENCE_S, Answer, RawClient, post
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 STREAM = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+ONCE: dict[str, Any] = {"retries": {"attempts": 1}, "resume": "off", "breaker": {"failures": 1000}}
+"""What an engine's failure amounts to by itself, with nothing tried again."""
 MODELS = {
     "m": {"cluster": "pool"},
     "renamed": {"cluster": "pool", "upstream_model": "engine/m", "aliases": ["alias"]},
@@ -127,7 +129,7 @@ def configure(url: str, cluster: dict[str, Any], server: dict[str, Any]) -> Conf
     return Config.model_validate(
         {
             "server": {"host": "127.0.0.1", "port": 0, "drain_s": 1, "admin": None, **server},
-            "clusters": {"pool": {"endpoints": [{"url": url}], "health": rare, **cluster}},
+            "clusters": {"pool": {"endpoints": [{"url": url}], "health": rare, **ONCE, **cluster}},
             "models": MODELS,
             "logging": {"access": None},
             "discovery": rare,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from unittest.mock import ANY
 
 import pytest
 
-from gateway.dispatch.attempt import send, send_streaming
+from gateway.dispatch.attempt import Way, send, send_streaming
 from gateway.errors import GatewayError
 from gateway.relay.reply import Reply
 from gateway.relay.watch import ChatWatcher
@@ -38,15 +39,16 @@ class Bench:
         gaps = Histogram((1.0,))
         return Reply(lambda: ChatWatcher(1, strip_usage=False), None, gaps, self.clock.monotonic)
 
+    def way(self, *, once: bool = False) -> Way:
+        return Way(self.reply, self.clock.monotonic, math.inf, once=once)
+
     async def send(self) -> Reply:
         async with asyncio.timeout(PATIENCE_S):
-            return await send(self.client, GET_ON, self.reply, self.clock.monotonic)
+            return await send(self.client, GET_ON, self.way())
 
     async def send_streaming(self, rest: AsyncIterator[bytes]) -> Reply:
         async with asyncio.timeout(PATIENCE_S):
-            return await send_streaming(
-                self.client, BEGINNING, rest, self.reply, self.clock.monotonic
-            )
+            return await send_streaming(self.client, BEGINNING, rest, self.way())
 
     async def settled(self, count: int) -> None:
         """Wait until the engine has `count` connections open."""
@@ -165,7 +167,8 @@ async def test_a_cancel_in_the_turn_of_the_last_byte_leaves_the_connection_alone
                 watcher = ChatWatcher(1, strip_usage=False)
                 return Leaving(lambda: watcher, None, gaps, one.clock.monotonic)
 
-            sending = asyncio.ensure_future(send(one.client, GET_ON, reply, one.clock.monotonic))
+            way = Way(reply, one.clock.monotonic, math.inf)
+            sending = asyncio.ensure_future(send(one.client, GET_ON, way))
             with pytest.raises(asyncio.CancelledError):
                 await sending
             assert one.client.take(one.clock.now) is not None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from gateway.dispatch.outcome import error_of, judge, outcome_of
+from gateway.dispatch.outcome import Cause, error_of, judge, outcome_of, verdict_of
 from gateway.errors import GatewayError, bad_request, upstream_error
 from gateway.model import Outcome
 from gateway.relay.reply import Reply
@@ -59,39 +61,99 @@ def reply(status: int, body: bytes = b"{}") -> Reply:
 
 
 @pytest.mark.parametrize(
-    ("status", "own_credentials", "code"),
+    ("status", "own_credentials", "cause", "code"),
     [
-        (200, True, None),
-        (400, True, None),
-        (404, True, None),
-        (429, True, None),
-        (401, False, None),
-        (403, False, None),
-        (401, True, "upstream_error"),
-        (403, True, "upstream_error"),
-        (301, True, "upstream_error"),
-        (307, False, "upstream_error"),
-        (500, False, "upstream_error"),
-        (503, False, "overloaded"),
+        (301, True, Cause.REFUSED, "upstream_error"),
+        (307, False, Cause.REFUSED, "upstream_error"),
+        (401, True, Cause.REFUSED, "upstream_error"),
+        (403, True, Cause.REFUSED, "upstream_error"),
+        (500, False, Cause.BROKEN, "upstream_error"),
+        (502, False, Cause.BROKEN, "upstream_error"),
+        (503, False, Cause.OVERLOADED, "overloaded"),
+        (504, False, Cause.SILENT, "upstream_timeout"),
     ],
 )
-def test_what_a_status_amounts_to(status: int, own_credentials: bool, code: str | None) -> None:
-    """4xx are the engine's answers; a refusal of the gateway's own key is not about the client."""
-    error = judge(reply(status), own_credentials=own_credentials)
-    assert (error.code if error else None) == code
+def test_what_is_no_answer(status: int, own_credentials: bool, cause: Cause, code: str) -> None:
+    """A refusal of the gateway's own key is not about the client; a 5xx is about the endpoint."""
+    verdict = judge(reply(status), own_credentials=own_credentials)
+    assert verdict is not None
+    assert verdict.error is not None
+    assert (verdict.cause, verdict.error.code) == (cause, code)
+
+
+@pytest.mark.parametrize(
+    ("status", "own_credentials"),
+    [(200, True), (400, True), (404, True), (401, False), (403, False)],
+)
+def test_what_may_be_shown_is_not_judged(status: int, own_credentials: bool) -> None:
+    """4xx are the engine's answers."""
+    assert judge(reply(status), own_credentials=own_credentials) is None
+
+
+TOO_LONG = [
+    b'{"error":{"message":"m","code":"context_length_exceeded"}}',
+    b'{"error":{"message":"m","param":"input_tokens","code":400}}',
+    b'{"error":{"message":"This model\'s maximum context length is 4096 tokens."}}',
+]
+
+
+@pytest.mark.parametrize(
+    ("one", "cause"),
+    [(429, Cause.LIMITED), *((body, Cause.TOO_LONG) for body in TOO_LONG)],
+)
+def test_what_another_endpoint_or_model_may_do_better(one: int | bytes, cause: Cause) -> None:
+    """The engine's own answer is shown if none does, and the endpoint is not at fault."""
+    whole = reply(one) if isinstance(one, int) else reply(400, one)
+    verdict = judge(whole, own_credentials=True)
+    assert verdict is not None
+    assert (verdict.cause, verdict.error, verdict.outcome) == (cause, None, Outcome.REJECTED)
+
+
+@pytest.mark.parametrize(
+    "words", ["cannot schedule new futures after shutdown", "The engine is sleeping."]
+)
+def test_an_engine_that_is_going_away_says_so(words: str) -> None:
+    """As a status or in the stream; its health check may still be well."""
+    body = json.dumps({"error": {"message": words, "code": 500}}).encode()
+    for status in (200, 500, 503):
+        verdict = judge(reply(status, body), own_credentials=True)
+        assert verdict is not None
+        assert (verdict.cause, verdict.outcome) == (Cause.LEAVING, Outcome.RETRYABLE)
+
+
+@pytest.mark.parametrize(
+    ("failure", "lost_by", "cause"),
+    [
+        (UpstreamError("m"), None, Cause.UNREACHABLE),
+        (UpstreamError("m", timeout=True), None, Cause.UNREACHABLE),
+        (Failure("m", timeout=True), UpstreamError("m", timeout=True), Cause.SILENT),
+        (Failure("m"), UpstreamError("m"), Cause.LOST),
+        (Failure("m"), None, Cause.BROKEN),
+        (Failure("m", overloaded=True), None, Cause.OVERLOADED),
+    ],
+)
+def test_each_break_has_its_cause(
+    failure: Failure | UpstreamError, lost_by: UpstreamError | None, cause: Cause
+) -> None:
+    """What is done next depends on it."""
+    verdict = verdict_of(failure, lost_by)
+    assert verdict.cause is cause
+    assert verdict.error is not None
 
 
 def test_a_failure_in_a_200_is_judged_before_its_status() -> None:
     """An error object with status 200 is an error."""
-    error = judge(reply(200, b'{"error":{"message":"out of memory"}}'), own_credentials=True)
-    assert error is not None
-    assert error.message == "The engine failed: out of memory"
+    verdict = judge(reply(200, b'{"error":{"message":"out of memory"}}'), own_credentials=True)
+    assert verdict is not None
+    assert verdict.error is not None
+    assert verdict.error.message == "The engine failed: out of memory"
 
 
 def test_an_engines_own_words_reach_the_client_cut_short() -> None:
     """The reason is passed on, but not a traceback of any length."""
     body = b'{"error":{"message":"' + b"x" * 5000 + b'"}}'
-    error = judge(reply(500, body), own_credentials=True)
-    assert error is not None
-    assert error.message.startswith("The engine answered 500. The engine failed: xxx")
-    assert len(error.message) < 400
+    verdict = judge(reply(500, body), own_credentials=True)
+    assert verdict is not None
+    assert verdict.error is not None
+    assert verdict.error.message.startswith("The engine answered 500. The engine failed: xxx")
+    assert len(verdict.error.message) < 400

@@ -19,9 +19,13 @@ class Run:
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
+        self.kept: list[bytes] = []
         self.gaps = Histogram((0.1, 1.0))
         self.clock = ManualClock(100.0)
-        self.flow = Flow(self.written.append, MARK, self.gaps, self.clock.monotonic, 99.5)
+        self.flow = Flow(
+            self.written.append, MARK, self.gaps, self.clock.monotonic, self.kept.append
+        )
+        self.flow.last_at = 99.5
 
 
 PLAIN = token("hi")

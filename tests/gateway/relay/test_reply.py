@@ -37,6 +37,7 @@ class FakeSource:
 
     take: Callable[[bytes], bool] | None = None
     closed: bool = False
+    until: float = 0.0
 
     def pause(self) -> None:
         raise AssertionError("nobody is slow here")
@@ -49,6 +50,9 @@ class FakeSource:
     def shorten(self, take: Callable[[bytes], bool] | None) -> None:
         self.take = take
 
+    def limit(self, until: float) -> None:
+        self.until = until
+
     def close(self) -> None:
         self.closed = True
 
@@ -60,13 +64,17 @@ class FakeDown:
     raw: bool = True
     started: bool = False
     sent: list[object] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
 
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         self.sent.append(("respond", status, body))
 
-    def start(self, status: int, headers: bytes, length: int | None, source: Source) -> None:
+    def start(self, status: int, headers: bytes, length: int | None) -> None:
         self.started = True
         self.sent.append(("start", status, length))
+
+    def attach(self, source: Source) -> None:
+        self.sources.append(source)
 
     def write(self, data: bytes) -> None:
         self.sent.append(data)
