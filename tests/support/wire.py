@@ -47,7 +47,7 @@ async def wire(
     async with Engine(*(scripts or [[response()]])) as engine:
         config = configure(engine.url, cluster or {}, server or {})
         gateway = Gateway(config, clock)
-        gateway.clusters["pool"].endpoints[0].probed(True)
+        gateway.clusters["pool"].endpoints[0].probed(True, 100.0)
         running = Wire(engine, gateway, clock)
         limits = gateway._limits
         plane = Plane(ROUTES, gateway.proxy.serve, gateway.proxy.refuse, limits)

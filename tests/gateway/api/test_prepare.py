@@ -14,14 +14,13 @@ from gateway.api.prepare import outgoing, read_form
 from gateway.api.routes import ROUTES
 from gateway.errors import GatewayError
 from gateway.plan.table import Plan, plan_for
-from gateway.upstream.balancer import RoundRobin
-from gateway.upstream.pool import Pool
 from gateway.wire.guard import Head
 from gateway.wire.types import Request
 from tests.support.engine import Received
+from tests.support.pools import pool_of
 
 LINES = b"POST /x HTTP/1.1\r\nhost: e\r\n"
-POOL = Pool("c", [], {}, RoundRobin())
+POOL = pool_of(0)
 SAME = plan_for("m", "m", POOL, "m")
 OTHER = plan_for("m", "m", POOL, "engine-model")
 FORM = b"multipart/form-data; boundary=B"
