@@ -20,11 +20,9 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from gateway.api.routes import ROUTES
 from gateway.clock import Clock, SystemClock
-from gateway.config.diff import diff, effective
-from gateway.config.problems import ConfigError
-from gateway.config.reloads import ReloadResult, Reloads
+from gateway.config.reloads import ReloadResult
 from gateway.config.spec import Config
-from gateway.config.watch import FileSource, log_reload, watch_forever
+from gateway.config.watch import FileSource, watch_forever
 from gateway.control.admin import build_admin
 from gateway.control.app import build
 from gateway.dispatch.shared import Shared
@@ -39,14 +37,13 @@ from gateway.host import (
     url_of,
 )
 from gateway.operators import Crossing, Heartbeat, serve_operators
-from gateway.plan.compile import compile_table
+from gateway.plan.live import Live
+from gateway.plan.table import Table
 from gateway.proxy import Proxy
 from gateway.telemetry.generation import ConfigGauges
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import LoopTasks, Metrics
 from gateway.telemetry.record import Record, Recorder, line_of
-from gateway.upstream.fleet import Fleet, Term
-from gateway.upstream.watches import Watches
 from gateway.view import Commands, InProcess, Steering, View
 from gateway.wire.downstream import Plane, sweep_connections
 from gateway.wire.guard import Limits
@@ -69,16 +66,11 @@ class Gateway:
 
         `source` is where `config` came from, and where a reload reads another one.
         """
-        self.config = config
-        self.source = source
-        self.reloads = Reloads(clock.wall())
         self._clock = clock
         self._rng = Random()  # noqa: S311  request ids and jitter, nothing secret
-        self.fleet = Fleet(config.clusters, clock.monotonic, self._rng)
+        self.live = Live(config, source, clock, self._rng)
+        self.fleet = self.live.fleet
         self.clusters = self.fleet.clusters
-        self.table = compile_table(config, self.clusters)
-        self.watches = Watches(self._rng, clock.monotonic, self.recompile)
-        self._reloading = asyncio.Lock()
         self.heart = Heartbeat(clock.monotonic)
         self.metrics = Metrics(self._inflight)
         self._log: AccessLog[Record] | None = (
@@ -120,85 +112,36 @@ class Gateway:
         registry = CollectorRegistry()
         registry.register(self.metrics)
         registry.register(LoopTasks())
-        registry.register(ConfigGauges(lambda: self.generation, lambda: self.reloads.ok))
+        registry.register(ConfigGauges(lambda: self.generation, lambda: self.live.reloads.ok))
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         return registry
 
     @property
+    def config(self) -> Config:
+        """The configuration in effect."""
+        return self.live.config
+
+    @property
+    def table(self) -> Table:
+        """Every name that clients may use now."""
+        return self.live.table
+
+    @property
     def generation(self) -> int:
         """The number of the configuration in effect; 1 is the first."""
-        return self.reloads.generation
-
-    def recompile(self) -> None:
-        """Swap in the table of what the endpoints list now."""
-        before = self.table.plans.keys()
-        self.table = compile_table(self.config, self.clusters)
-        if self.table.plans.keys() != before:
-            _LOG.info("models: %s", ", ".join(sorted(self.table.plans)) or "none yet")
-
-    def refresh(self) -> None:
-        """Let endpoints come and go as their sources say; cheap when nothing has changed."""
-        changed = self.fleet.refresh(self._clock.monotonic())
-        for cluster in changed:
-            _LOG.info("cluster %s has %d endpoints", cluster.name, len(cluster.endpoints))
-        if changed:
-            self._follow()
-
-    def register(self, cluster: str, url: str, term: Term) -> str:
-        """Let an endpoint join a cluster, or stay; return its id. Raises as `Fleet.register`."""
-        endpoint = self.fleet.register(cluster, url, term)
-        self.refresh()
-        return endpoint
-
-    def remove(self, cluster: str, endpoint: str) -> None:
-        """Let a registered endpoint go. Raises as `Fleet.remove`."""
-        self.fleet.remove(cluster, endpoint)
-        self.refresh()
-
-    def _follow(self) -> None:
-        """Bring what depends on the clusters in line with them."""
-        self.watches.follow(self.clusters.values(), self.config.discovery)
-        self.recompile()
+        return self.live.reloads.generation
 
     async def reload(self) -> ReloadResult:
-        """Read the configuration file again, and take over all that it says or nothing of it.
-
-        Never raises. What needs a restart is among the changes, and stays as it is. Requests under
-        way keep the plan that they began with.
-        """
-        async with self._reloading:
-            try:
-                result = await self._take_over()
-            except ConfigError as error:
-                result = self.reloads.failed([str(problem) for problem in error.problems])
-            except OSError as error:
-                result = self.reloads.failed([str(error)])
-            except Exception:  # A task's edge: whoever asked must hear, and the gateway goes on.
-                _LOG.exception("the reload failed")
-                result = self.reloads.failed(["internal error; the log has more"])
+        """Take over the configuration file as it is now; count and return what came of it."""
+        result = await self.live.reload()
         self.metrics.count("sluice_config_reloads", result.result)
-        log_reload(result)
         return result
 
     async def _hang_up(self) -> None:
         _LOG.info("SIGHUP: reading the configuration again")
         await self.reload()
-
-    async def _take_over(self) -> ReloadResult:
-        if self.source is None:
-            raise OSError("there is no configuration file to read again")
-        new = await asyncio.to_thread(self.source.load)
-        changes = diff(self.config, new)
-        taken = effective(self.config, new)
-        trusts = await asyncio.to_thread(self.fleet.prepare, taken.clusters)
-        # From here on nothing can fail, and nothing else runs until all of it is done.
-        self.config = taken
-        self.fleet.apply(taken.clusters, trusts)
-        self._follow()
-        logging.getLogger().setLevel(taken.logging.level.upper())
-        return self.reloads.succeeded(changes, self._clock.wall())
 
     async def run(self, ready: Ready | None = None, *, signals: bool = True) -> None:
         """Serve until told to stop. Raises `OSError` if the port cannot be had."""
@@ -224,11 +167,12 @@ class Gateway:
             await stack.enter_async_context(self._operators(server))
             start = await stack.enter_async_context(background_tasks())
             start(self.heart.beat_forever(lambda due, at: None))
-            await stack.enter_async_context(self.watches)
-            self.watches.follow(self.clusters.values(), self.config.discovery)
-            if self.source is not None and config.watch:
-                start(watch_forever(self.source, self.reload))
-            if self.source is not None and signals:
+            await stack.enter_async_context(self.live.watches)
+            self.live.follow()
+            source = self.live.source
+            if source is not None and config.watch:
+                start(watch_forever(source, self.reload))
+            if source is not None and signals:
                 loop = asyncio.get_running_loop()
                 loop.add_signal_handler(signal.SIGHUP, lambda: start(self._hang_up()))
                 stack.callback(loop.remove_signal_handler, signal.SIGHUP)
@@ -246,13 +190,14 @@ class Gateway:
         if admin is None:
             yield
             return
+        source = self.live.source
         steering = Steering(
             self.view,
             self.clusters,
-            self.reloads,
-            Commands(self.register, self.remove, self.reload, server.leave),
+            self.live.reloads,
+            Commands(self.live.register, self.live.remove, self.reload, server.leave),
             self._clock.monotonic,
-            str(self.source.file) if self.source is not None else None,
+            str(source.file) if source is not None else None,
         )
         token = admin.token.get_secret_value() if admin.token is not None else None
         crossing = Crossing(asyncio.get_running_loop())
@@ -277,7 +222,7 @@ class Gateway:
             await asyncio.sleep(UPSTREAM_SWEEP_S)
             now = self._clock.monotonic()
             self.fleet.sweep(now)
-            self.refresh()
+            self.live.refresh()
             if now >= next_downstream:
                 next_downstream = now + DOWNSTREAM_SWEEP_S
                 sweep_connections(server.server_state.connections, loop.time())

@@ -147,13 +147,13 @@ async def test_registrations_are_there_at_once(setting: Setting) -> None:
     gateway = setting.start()
     clock = gateway._clock
     assert isinstance(clock, ManualClock)
-    assert gateway.register("c", "http://x:1", Term(ttl_s=10)) == "x:1"
-    gateway.register("c", "http://y:1", Term(ttl_s=30))
+    assert gateway.live.register("c", "http://x:1", Term(ttl_s=10)) == "x:1"
+    gateway.live.register("c", "http://y:1", Term(ttl_s=30))
     assert setting.ids == ["a:1", "x:1", "y:1"]
     clock.now += 10
-    gateway.refresh()
+    gateway.live.refresh()
     assert setting.ids == ["a:1", "y:1"]
-    gateway.remove("c", "y:1")
+    gateway.live.remove("c", "y:1")
     assert setting.ids == ["a:1"]
     gateway.close()
 
