@@ -195,11 +195,13 @@ class Conservation(RuleBasedStateMachine):
         super().__init__()
         self.line = Line()
         self.model: list[Waiting] = []
+        self.weights: dict[bytes, float] = {}
 
     @rule(tenant=st.sampled_from("abcd"), weight=WEIGHTS)
     def push(self, tenant: str, weight: float) -> None:
         """One more waits."""
         self.model.append(self.line.push(tenant, weight))
+        self.weights[tenant.encode()] = weight
 
     @precondition(lambda self: self.model)
     @rule()
@@ -228,6 +230,7 @@ class Conservation(RuleBasedStateMachine):
         ]
         tenants = {ticket.tenant for ticket in self.model}
         assert fair._active == len(tenants)
+        assert fair._weight == sum(self.weights[tenant] for tenant in tenants)
         if self.model:
             assert fair.oldest() is self.model[0]
             assert fair.newest() is self.model[-1]

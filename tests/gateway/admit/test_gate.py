@@ -153,6 +153,20 @@ async def test_nobody_overtakes() -> None:
         assert scene.entered == ["a", "b"]
 
 
+async def test_room_that_nobody_told_of_is_for_those_who_wait() -> None:
+    """A newcomer that finds room before the next sweep does not take it past the queue."""
+    rooms = Rooms(0)
+    gate = gate_of(None, rooms=rooms)
+    async with TaskGroup() as group:
+        scene = Scene(gate, group)
+        await scene.ask("a")
+        rooms.free = 1
+        assert not gate.try_enter()
+        gate.sweep(0.1)
+        await turns()
+        assert scene.entered == ["a"]
+
+
 async def test_the_urgent_go_first() -> None:
     """The class decides, not the arrival."""
     gate = gate_of(1)
@@ -453,6 +467,18 @@ async def test_the_urgent_displace_when_the_queue_is_full() -> None:
         assert gate.refused[Refusal.DISPLACED] == 1
         assert (gate.waiting(LOW), gate.waiting(HIGH)) == (0, 1)
         high.cancel()
+
+
+async def test_newcomers_do_not_hide_a_stall() -> None:
+    """Full since 100 s with nothing ending: 20 s later the rate is 1 in 20 s, whoever came since."""
+    gate = gate_of(1)
+    gate.try_enter()
+    async with TaskGroup() as group:
+        scene = Scene(gate, group)
+        tasks = [await scene.ask("t", now=now) for now in (100.0, 110.0, 119.0)]
+        assert gate.drain_rate(120.0) == pytest.approx(0.05)
+        for task in tasks:
+            task.cancel()
 
 
 async def test_the_rate_is_there_for_metrics() -> None:
