@@ -82,7 +82,15 @@ class Crossing:
         return await self._cross(work, WORK_S)
 
     async def _cross(self, work: Callable[[], Coroutine[Any, Any, T]], limit_s: float) -> T:
-        crossing = work()
+        given_up = threading.Event()
+
+        async def begin() -> T:
+            # A cancel from another thread comes only after the first step of a coroutine.
+            if given_up.is_set():
+                raise asyncio.CancelledError
+            return await work()
+
+        crossing = begin()
         try:
             there: Future[T] = asyncio.run_coroutine_threadsafe(crossing, self._loop)
         except RuntimeError:  # The loop is closed; the thread outlives it by a moment.
@@ -92,6 +100,7 @@ class Crossing:
             async with asyncio.timeout(limit_s):
                 return await asyncio.wrap_future(there)
         except TimeoutError:
+            given_up.set()
             raise _busy() from None
 
 
