@@ -470,7 +470,7 @@ async def test_the_urgent_displace_when_the_queue_is_full() -> None:
 
 
 async def test_newcomers_do_not_hide_a_stall() -> None:
-    """Full since 100 s with nothing ending: 20 s later the rate is 1 in 20 s, whoever came since."""
+    """Full at 100 s and nothing ends: 20 s later the rate is 1 in 20 s, whoever came since."""
     gate = gate_of(1)
     gate.try_enter()
     async with TaskGroup() as group:
