@@ -186,15 +186,15 @@ async def test_a_stream_outlives_the_endpoint_s_removal(setting: Setting) -> Non
             assert (await client.head()).status == 200
             body = await client.piece()
             for number in range(20):
-                weight = f", slow_start_s: {number}"
-                setting.write(
-                    *([new.url] if number % 2 else [new.url, old.url]), more=rare + weight
-                )
+                setting.write(new.url, more=f"{rare}, slow_start_s: {number}")
                 assert (await gateway.reload()).result is Result.APPLIED
             assert len(setting.ids) == 1
             turn.go.set()
             while piece := await client.piece():
                 body += piece
         assert body.endswith(b"data: [DONE]\n\n")
-        await eventually(lambda: gateway.generation == 21)
+        assert gateway.generation == 21
+        gateway.fleet.sweep(0.0)
+        assert not gateway.clusters["c"].busy
+        await eventually(lambda: len(new.requests) >= 2)  # Probed and listed: nobody dials now.
         running.cancel()
