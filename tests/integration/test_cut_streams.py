@@ -41,6 +41,9 @@ clusters:
   engines:
     endpoints: [{{url: "{url}"}}]
     timeouts: {{idle_s: 1}}
+    resume: "off"  # What is to be seen is how a stream ends that cannot go on.
+    breaker: {{failures: 1000}}
+    outliers: {{failures: 1000, min_requests: 1000}}
 models:
   sim: {{cluster: engines}}
 logging:

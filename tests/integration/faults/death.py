@@ -133,12 +133,12 @@ async def row_23(folder: Path, scale: Scale) -> list[Figure]:
     async with stage(folder, 2) as (served, engines):
         for engine in engines:
             engine.kill()
+        early = await crowd(served.port, 20, 4, chat())
+        for engine in engines:
+            await _until_out(served, engine)
+        late = await crowd(served.port, 20, 4, chat(stream=True))
         async with knocked([one.port for one in engines]) as knocks:
-            early = await crowd(served.port, 20, 4, chat())
-            for engine in engines:
-                await _until_out(served, engine)
-            late = await crowd(served.port, 20, 4, chat(stream=True))
-            await asyncio.sleep(6)
+            await asyncio.sleep(8)
         gaps = [later - one for times in knocks for one, later in itertools.pairwise(times)]
         await asyncio.gather(*[asyncio.to_thread(one.start) for one in engines])
         back_at = time.monotonic()

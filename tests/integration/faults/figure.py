@@ -31,6 +31,8 @@ class Scale:
 
     slack_s: float
     """What a busy machine may add to a time that is promised exactly."""
+    noise_s: float
+    """What its other tenants may add to a latency."""
     connect_s: float
     first_token_s: float
     idle_s: float
@@ -49,6 +51,7 @@ class Scale:
 
 CI = Scale(
     slack_s=0.5,
+    noise_s=0.2,
     connect_s=0.5,
     first_token_s=2,
     idle_s=2,
@@ -65,6 +68,7 @@ CI = Scale(
 
 FULL = Scale(
     slack_s=0.25,
+    noise_s=0.0,
     connect_s=2,
     first_token_s=60,
     idle_s=30,

@@ -11,7 +11,7 @@ import openai
 
 from tests.integration.faults.figure import Figure, Scale, holds, most
 from tests.integration.faults.stage import forget_peak, gateway, held, stage
-from tests.integration.faults.traffic import Heard, ask, chat
+from tests.integration.faults.traffic import Heard, ask, chat, for_sdk
 from tests.support.engine import STREAM_HEAD, Engine, Step, chunk, response, token
 
 _FAULTS = {
@@ -62,11 +62,11 @@ def _with_sdk(url: str, headers: dict[str, str], stream: bool) -> str:
     body = chat(tokens=12, stream=stream)
     with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
         try:
-            answer = client.chat.completions.create(**body, extra_headers=headers)
+            answer = client.chat.completions.create(**for_sdk(body), extra_headers=headers)
             if stream:
                 for _ in answer:
                     pass
-        except openai.APIError as error:
+        except (openai.APIError, ValueError) as error:  # The latter: a body that is no JSON.
             return type(error).__name__
     return ""
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tests.integration.faults.figure import Figure, Scale, holds, most, none, quantile
-from tests.integration.faults.stage import Metrics, gateway, held, stage
+from tests.integration.faults.stage import at_rest, gateway, left_over, stage
 from tests.integration.faults.traffic import Heard, ask, chat, failures
 from tests.support.engine import STREAM_HEAD, Engine, Then, chunk, token
 from tests.support.process import Served
@@ -64,7 +64,7 @@ async def row_11(folder: Path, scale: Scale) -> list[Figure]:
             Engine([STREAM_HEAD, chunk(token("hi")), Then.HANG])
         )
         served = await stack.enter_async_context(gateway(folder, [engine.url]))
-        before = await _idle(served)
+        before = await at_rest(served)
         clients = [RawClient(served.port) for _ in range(count)]
         for client in clients:
             await client.__aenter__()
@@ -77,13 +77,8 @@ async def row_11(folder: Path, scale: Scale) -> list[Figure]:
         gone_s = await asyncio.gather(
             *[_gone(request.left, left_at) for request in engine.requests]
         )
-        after = await _idle(served)
-    names = ("requests in flight", "tasks", "file descriptors")
-    leaked = [
-        f"{name}: {now:g} after {was:g}"
-        for name, was, now in zip(names, before, after, strict=True)
-        if now > was
-    ]
+        after = await at_rest(served)
+    leaked = left_over(before, after)
     return [
         holds("upstream requests", str(count), len(gone_s), ok=len(gone_s) == count),
         most("upstream cancelled, p99", 1, quantile(gone_s, 0.99), " s", scale.slack_s),
@@ -95,18 +90,3 @@ async def _gone(left: asyncio.Event, since: float) -> float:
     async with asyncio.timeout(20):
         await left.wait()
     return time.monotonic() - since
-
-
-async def _idle(served: Served) -> tuple[float, float, float]:
-    """Return requests in flight, tasks and descriptors, once they have stopped to fall."""
-    least = (float("inf"),) * 3
-    for _ in range(20):
-        metrics = await Metrics.of(served)
-        now = (
-            metrics.total("sluice_inflight"),
-            metrics.total("sluice_event_loop_tasks"),
-            float(held(served.pid).fds),
-        )
-        least = tuple(map(min, least, now))  # type: ignore[assignment]  # three stay three
-        await asyncio.sleep(0.1)
-    return least

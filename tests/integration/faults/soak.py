@@ -7,11 +7,10 @@ import itertools
 import math
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.integration.faults.figure import Figure, Scale, holds, most, none
-from tests.integration.faults.stage import Metrics, gateway, held, sims
+from tests.integration.faults.stage import at_rest, gateway, held, left_over, sims
 from tests.integration.faults.traffic import Heard, ask, chat, untyped
 from tests.support.process import Served
 from tests.support.raw import RawClient, post
@@ -23,13 +22,8 @@ _WARM_SHARE = 0.4
 """Of the time; until then arenas, pools and buckets find their size."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    at_s: float
-    rss_bytes: int
-    fds: int
-    tasks: float
-    inflight: float
+_Row = tuple[float, int]
+"""A moment (monotonic seconds) and RSS (bytes)."""
 
 
 async def row_25(folder: Path, scale: Scale) -> list[Figure]:
@@ -43,27 +37,19 @@ async def row_25(folder: Path, scale: Scale) -> list[Figure]:
         # A first breath, so that what is made once does not count as left over.
         await _breathe(served, 1.0)
         await asyncio.sleep(_SETTLE_S)
-        start = await _look(served)
+        start, start_bytes = await at_rest(served), held(served.pid).rss_bytes
         answers, rows = await _soak(served, scale.soak_s)
         await asyncio.sleep(_SETTLE_S)
-        end = await _look(served)
-    left = [
-        f"{name}: {now:g} after {was:g}"
-        for name, was, now in (
-            ("requests in flight", 0, end.inflight),
-            ("file descriptors", start.fds, end.fds),
-            ("tasks", start.tasks, end.tasks),
-        )
-        if now > was
-    ]
+        end, end_bytes = await at_rest(served), held(served.pid).rss_bytes
+    left = left_over(start, end)
     figures = [
-        none("left over at the end", left, 3),
+        none("left over at the end", left, len(start)),
         none("ends without a word", untyped(answers), len(answers)),
     ]
     slope = _slope_per_h(rows)
     if scale.soak_s >= 600:
         return [*figures, most("slope of RSS", 1, slope / 2**20, " MiB/h")]
-    grown = (end.rss_bytes - start.rss_bytes) / 2**20
+    grown = (end_bytes - start_bytes) / 2**20
     return [
         *figures,
         most(f"RSS after {scale.soak_s:g} s, for want of a slope", 16, grown, " MiB"),
@@ -71,24 +57,12 @@ async def row_25(folder: Path, scale: Scale) -> list[Figure]:
     ]
 
 
-async def _look(served: Served) -> _Row:
-    metrics = await Metrics.of(served)
-    now = held(served.pid)
-    return _Row(
-        time.monotonic(),
-        now.rss_bytes,
-        now.fds,
-        metrics.total("sluice_event_loop_tasks"),
-        metrics.total("sluice_inflight"),
-    )
-
-
 async def _soak(served: Served, duration_s: float) -> tuple[list[Heard], list[_Row]]:
     rows: list[_Row] = []
 
     async def watch() -> None:
         while True:
-            rows.append(await _look(served))
+            rows.append((time.monotonic(), held(served.pid).rss_bytes))
             await asyncio.sleep(max(0.5, duration_s / 200))
 
     watching = asyncio.ensure_future(watch())
@@ -137,7 +111,7 @@ def _slope_per_h(rows: list[_Row]) -> float:
     kept = rows[int(_WARM_SHARE * len(rows)) :]
     if len(kept) < 3:
         return math.nan
-    mean_s = sum(row.at_s for row in kept) / len(kept)
-    mean = sum(row.rss_bytes for row in kept) / len(kept)
-    spread = sum((row.at_s - mean_s) ** 2 for row in kept)
-    return 3600 * sum((row.at_s - mean_s) * (row.rss_bytes - mean) for row in kept) / spread
+    mean_s = sum(row[0] for row in kept) / len(kept)
+    mean = sum(row[1] for row in kept) / len(kept)
+    spread = sum((row[0] - mean_s) ** 2 for row in kept)
+    return 3600 * sum((row[0] - mean_s) * (row[1] - mean) for row in kept) / spread

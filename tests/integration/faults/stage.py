@@ -72,6 +72,12 @@ class Sim:
         async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
             return int((await http.get(f"{self.url}/load")).json()["server_load"])
 
+    async def finished(self) -> int:
+        """Return how many requests it has ended in any way but by their client's leaving."""
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
+            said = Metrics((await http.get(f"{self.url}/metrics")).text)
+        return int(said.total("vllm:request_success_total"))
+
     def kill(self) -> None:
         """End it as the kernel's out-of-memory killer does."""
         process, self._process = self._process, None
@@ -235,6 +241,30 @@ def held(pid: int) -> Held:
         len(list((proc / "fd").iterdir())),
         sum(map(int, times)) / _TICKS_S,
     )
+
+
+async def at_rest(served: Served) -> dict[str, float]:
+    """Return what a gateway without work holds: the least of some looks, for probes come and go."""
+    least: dict[str, float] = {}
+    for _ in range(20):
+        metrics = await Metrics.of(served)
+        now = {
+            "requests in flight": metrics.total("sluice_inflight"),
+            "tasks": metrics.total("sluice_event_loop_tasks"),
+            "file descriptors": float(held(served.pid).fds),
+        }
+        least = {name: min(value, least.get(name, value)) for name, value in now.items()}
+        await asyncio.sleep(0.1)
+    return least
+
+
+def left_over(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    """Say what is held at rest that was not held before."""
+    return [
+        f"{name}: {after[name]:g} after {before[name]:g}"
+        for name in before
+        if after[name] > before[name]
+    ]
 
 
 def forget_peak(pid: int) -> None:

@@ -43,7 +43,7 @@ async def test_200_streams_survive_a_simulated_engine(tmp_path: Path) -> None:
     assert [one.text for one in answers] == wanted
     assert all(reads_as_one(one, 60) for one in answers)
     # Most of the victim's had begun; those whose first token had not come were simply retried.
-    assert metrics.total("sluice_resumes_total", result="success") >= under_way / 2
+    assert metrics.total("sluice_resumes_total", result="resumed") >= under_way / 2
 
 
 async def test_streams_survive_a_real_vllm(vllm_launch: Launch, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ async def test_streams_survive_a_real_vllm(vllm_launch: Launch, tmp_path: Path) 
 
     assert not failures(answers)
     assert [one.text for one in answers] == wanted
-    assert metrics.total("sluice_resumes_total", result="success") >= 1
+    assert metrics.total("sluice_resumes_total", result="resumed") >= 1
 
 
 async def all_of(served: Served, bodies: Sequence[dict[str, Any]]) -> list[Heard]:

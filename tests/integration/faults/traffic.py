@@ -25,6 +25,12 @@ def chat(prompt: str = "hi", *, tokens: int = 8, stream: bool = False) -> dict[s
     return body | ({"stream": True, "stream_options": {"include_usage": True}} if stream else {})
 
 
+def for_sdk(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a body as the arguments of openai-python, which knows no `min_tokens`."""
+    known = {name: value for name, value in body.items() if name != "min_tokens"}
+    return {**known, "extra_body": {"min_tokens": body["min_tokens"]}}
+
+
 @dataclass(slots=True)
 class Heard:
     """One answer as it came in, with its times (monotonic seconds)."""
