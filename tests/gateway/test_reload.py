@@ -196,5 +196,11 @@ async def test_a_stream_outlives_the_endpoint_s_removal(setting: Setting) -> Non
         assert gateway.generation == 21
         gateway.fleet.sweep(0.0)
         assert not gateway.clusters["c"].busy
-        await eventually(lambda: len(new.requests) >= 2)  # Probed and listed: nobody dials now.
+        running_cluster = gateway.clusters["c"]
+
+        def looked_after() -> bool:
+            """Probed and listed: nobody dials now, so that the end leaves no socket behind."""
+            return running_cluster.endpoints[0].health == "healthy" and bool(running_cluster.models)
+
+        await eventually(looked_after)
         running.cancel()
