@@ -64,6 +64,7 @@ class Attempts:
         "_flaw",
         "_gate",
         "_lease",
+        "_watcher",
         "delivered",
         "facts",
         "given_up",
@@ -96,6 +97,7 @@ class Attempts:
         self._gate: Gate | None = None
         self._entered_at = 0.0
         self._lease: Lease | None = None
+        self._watcher: Watcher | None = None
         self.tried: list[Endpoint] = []
         self.given_up: list[Endpoint] = []
         head, now = request.head, record.started_at
@@ -224,8 +226,10 @@ class Attempts:
 
         def watch() -> Watcher:
             if again is not None:
-                return again.watch(out.strips_usage)
-            return watcher_for(request.route, facts, strip_usage=out.strips_usage)
+                self._watcher = again.watch(out.strips_usage)
+            else:
+                self._watcher = watcher_for(request.route, facts, strip_usage=out.strips_usage)
+            return self._watcher
 
         way = Way(
             self.reply_to(watch, plan, kept),
@@ -373,4 +377,16 @@ class Attempts:
         if shown is not None:
             self.record.usage = shown.usage()
             self.record.first_at = self.record.first_at or shown.first_at
+        if outcome is Outcome.CANCELLED and self._is_told():
+            outcome = self.record.outcome = Outcome.SUCCESS
         self._release(outcome)
+
+    def _is_told(self) -> bool:
+        """Whether the client has the whole stream, its end mark too.
+
+        SDKs close the connection on `[DONE]`, without waiting for the response's own end, and vLLM
+        sends that a moment later. Most answers would count as cancelled where that moment is long.
+        """
+        watcher = self._watcher
+        told = watcher is not None and watcher.ended and watcher.failure is None
+        return told and self.shown is not None and self.shown is self.reply

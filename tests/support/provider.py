@@ -59,6 +59,8 @@ class Fault:
     """Finish with `content_filter`."""
     unmarked: bool = False
     """End without `[DONE]`."""
+    ends_after_s: float = 0.0
+    """Seconds between `[DONE]` and the end of the response."""
     no_prefix: bool = False
     """Refuse to go on with an assistant's message."""
     says: str = ""
@@ -200,6 +202,8 @@ class Provider:
         if fault.stall_at is not None:
             return not await _has_left(reader)
         if fault.cut_at is not None:
+            return False
+        if fault.ends_after_s and await _has_left(reader, fault.ends_after_s):
             return False
         writer.write(LAST_CHUNK)
         await writer.drain()

@@ -113,6 +113,9 @@ class Rig:
     """The providers by model, the faulty one first, and the gateway before them."""
 
     gateway: Served
+    client: OpenAI
+    """Told not to try again itself."""
+    http: httpx.Client
     providers: dict[str, list[Provider]]
     spares: dict[str, str]
     """The fallback of each model that has one."""
@@ -202,17 +205,20 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         stack.enter_context(serving(everyone))
         file.write_text(plot.config())
         gateway = stack.enter_context(sluice("-c", file))
-        with httpx.Client(trust_env=False, timeout=30.0) as http:
+        http = stack.enter_context(
+            httpx.Client(base_url=gateway.url, trust_env=False, timeout=30.0)
+        )
 
-            def known() -> bool:
-                health = http.get(f"{gateway.url}/health").json()
-                listed = http.get(f"{gateway.url}/v1/models").json()["data"]
-                return all(one["healthy"] for one in health["endpoints"]["list"]) and all(
-                    entry.get("max_model_len") for entry in listed
-                )
+        def known() -> bool:
+            health = http.get("/health").json()
+            listed = http.get("/v1/models").json()["data"]
+            return all(one["healthy"] for one in health["endpoints"]["list"]) and all(
+                entry.get("max_model_len") for entry in listed
+            )
 
-            until(known, "every endpoint is known")
-        yield Rig(gateway, plot.clusters, plot.fallbacks)
+        until(known, "every endpoint is known")
+        client = OpenAI(base_url=f"{gateway.url}/v1", api_key="any", max_retries=0, timeout=60.0)
+        yield Rig(gateway, stack.enter_context(client), http, plot.clusters, plot.fallbacks)
 
 
 @dataclass
@@ -230,23 +236,20 @@ class Answer:
 
 
 def ask(rig: Rig, model: str, max_tokens: int = 100, **more: Any) -> Answer:
-    """Stream one answer through the official SDK, which is told not to try again itself."""
+    """Stream one answer through the official SDK."""
     answer, began = Answer(), time.monotonic()
-    with OpenAI(
-        base_url=f"{rig.gateway.url}/v1", api_key="any", max_retries=0, timeout=60.0
-    ) as client:
-        try:
-            for chunk in client.chat.completions.create(
-                model=model,
-                messages=[{"role": "user", "content": "count"}],
-                max_tokens=max_tokens,
-                stream=True,
-                stream_options={"include_usage": True},
-                **more,
-            ):
-                note(answer, chunk)
-        except APIError as error:
-            answer.error = error
+    try:
+        for chunk in rig.client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": "count"}],
+            max_tokens=max_tokens,
+            stream=True,
+            stream_options={"include_usage": True},
+            **more,
+        ):
+            note(answer, chunk)
+    except APIError as error:
+        answer.error = error
     answer.took_s = time.monotonic() - began
     return answer
 
@@ -275,6 +278,25 @@ def assert_whole(answer: Answer) -> None:
     assert answer.usages == [(PROMPT_TOKENS, len(TOKENS), total)]
 
 
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+"""Values by the sample's name and labels."""
+
+COUNTED = (
+    "sluice_requests_total",
+    "sluice_tokens_total",
+    "sluice_upstream_attempts_total",
+    "sluice_fallbacks_total",
+    "sluice_resumes_total",
+    "sluice_inflight",
+)
+"""What the tests read; the histograms of so many models would take longer than the tests."""
+
+
+def address(one: Provider) -> str:
+    """Return the name that the gateway gives to an endpoint."""
+    return f"127.0.0.1:{one.port}"
+
+
 class Ledger:
     """What the gateway has counted, and the providers have seen, since this was made."""
 
@@ -296,9 +318,12 @@ class Ledger:
 
     def counted(self, name: str, **labels: str) -> float:
         """How far a counter's samples with these labels have gone up."""
+        return self._rise(self._read(), name, **labels)
+
+    def _rise(self, now: Samples, name: str, **labels: str) -> float:
         return sum(
             value - self._counted.get(key, 0)
-            for key, value in self._read().items()
+            for key, value in now.items()
             if key[0] == name and labels.items() <= set(key[1])
         )
 
@@ -306,26 +331,22 @@ class Ledger:
         """The gateway has counted each request that a provider saw, and no other."""
 
         def agree() -> bool:
-            return self.attempts() == {port: seen for port, seen in self.seen().items() if seen}
+            now = self._read()
+            attempts = {
+                one.port: self._rise(now, "sluice_upstream_attempts_total", endpoint=address(one))
+                for one in self.providers
+            }
+            return attempts == self.seen()
 
-        until(agree, f"attempts {self.attempts()} are {self.seen()}", 5.0)
-
-    def attempts(self) -> dict[int, float]:
-        """Attempts by the endpoint's port, as the gateway counts them."""
-        found = {
-            one.port: self.counted(
-                "sluice_upstream_attempts_total", endpoint=f"127.0.0.1:{one.port}"
-            )
-            for one in self.providers
-        }
-        return {port: count for port, count in found.items() if count}
+        until(agree, f"the attempts are {self.seen()}", 5.0)
 
     def level(self, name: str) -> float:
         """Return the sum of a gauge's samples."""
         return sum(value for key, value in self._read().items() if key[0] == name)
 
-    def _read(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        text = httpx.get(f"{self._rig.gateway.url}/metrics", trust_env=False, timeout=30.0).text
+    def _read(self) -> Samples:
+        lines = self._rig.http.get("/metrics").text.splitlines(keepends=True)
+        text = "".join(line for line in lines if line.startswith(COUNTED))
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(text)
@@ -390,12 +411,7 @@ def assert_resumed(ledger: Ledger, case: Case, *clusters: str) -> None:
 def test_an_end_without_its_mark_is_given_one(rig: Rig) -> None:
     """On the wire: the answer is whole, so that a client that waits for `[DONE]` gets it."""
     body = {"model": "no-done-fallback", "messages": [{"role": "user", "content": "count"}]}
-    answer = httpx.post(
-        f"{rig.gateway.url}/v1/chat/completions",
-        json={**body, "stream": True},
-        timeout=30.0,
-        trust_env=False,
-    )
+    answer = rig.http.post("/v1/chat/completions", json={**body, "stream": True})
 
     assert answer.text.endswith("data: [DONE]\n\n")
     assert answer.text.count("[DONE]") == 1
@@ -519,6 +535,20 @@ def test_a_prompt_too_long_for_all_is_the_providers_own_error(rig: Rig, model: s
     assert answer.error.body == TOO_LONG
     assert sum(ledger.seen().values()) == 1
     ledger.assert_attempts_agree()
+
+
+def test_a_client_that_leaves_on_the_end_mark_has_had_its_answer(rig: Rig) -> None:
+    """The SDK closes its connection on `[DONE]`; engines end their response a moment later."""
+    ledger, alone = Ledger(rig, "alone"), rig.providers["alone"][0]
+    alone.fault = Fault(ends_after_s=1.0)
+
+    answers = [ask(rig, "alone") for _ in range(3)]
+    alone.fault = HEALTHY
+
+    for answer in answers:
+        assert_whole(answer)
+    ledger.assert_attempts_agree()
+    assert ledger.counted("sluice_requests_total", model="alone", outcome="success") == 3
 
 
 def test_when_all_fail_the_client_hears_it_once_and_soon(rig: Rig) -> None:
