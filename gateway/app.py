@@ -18,6 +18,7 @@ import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from gateway.admit.lag import LoopLag
 from gateway.api.routes import ROUTES
 from gateway.clock import Clock, SystemClock
 from gateway.config.reloads import ReloadResult
@@ -26,6 +27,7 @@ from gateway.config.watch import FileSource, watch_forever
 from gateway.control.admin import build_admin
 from gateway.control.app import build
 from gateway.dispatch.shared import Shared
+from gateway.gauges import Gauges
 from gateway.host import (
     Hooks,
     HostedServer,
@@ -51,8 +53,8 @@ from gateway.wire.types import UpstreamError
 
 _LOG = logging.getLogger("sluice")
 
-UPSTREAM_SWEEP_S = 0.25
-"""How finely engine timers are kept; the shortest default is 2 s."""
+UPSTREAM_SWEEP_S = 0.1
+"""How finely engines' and clients' time is kept: 500 connections take 0.2 % of a core."""
 
 DOWNSTREAM_SWEEP_S = 1.0
 """How finely client timers are kept; the shortest default is 15 s."""
@@ -72,6 +74,7 @@ class Gateway:
         self.fleet = self.live.fleet
         self.clusters = self.fleet.clusters
         self.heart = Heartbeat(clock.monotonic)
+        self.lag = LoopLag(config.server.max_event_loop_lag_s)
         self.metrics = Metrics(self._inflight)
         self._log: AccessLog[Record] | None = (
             AccessLog(config.logging.access, line_of) if config.logging.access else None
@@ -85,13 +88,9 @@ class Gateway:
             head_timeout_s=server.head_timeout_s,
             body_timeout_s=server.body_timeout_s,
         )
-        self.shared = Shared(lambda: self.table, self.metrics, clock, self._rng)
-        self.proxy = Proxy(
-            self.shared,
-            Recorder(self.metrics, self._log, clock),
-            self._rng,
-            server.max_json_depth,
-        )
+        self.shared = Shared(lambda: self.live.table, self.metrics, clock, self._rng)
+        self._recorder = Recorder(self.metrics, self._log, clock)
+        self.proxy = Proxy(self.shared, self._recorder, self._rng, server.max_json_depth)
         self.view = View(
             lambda: self.table, self.clusters, self._registry(), clock, lambda: self.generation
         )
@@ -111,6 +110,7 @@ class Gateway:
     def _registry(self) -> CollectorRegistry:
         registry = CollectorRegistry()
         registry.register(self.metrics)
+        registry.register(Gauges(self.clusters, self.lag, self._clock.monotonic))
         registry.register(LoopTasks())
         registry.register(ConfigGauges(lambda: self.generation, lambda: self.live.reloads.ok))
         ProcessCollector(registry=registry)
@@ -137,6 +137,7 @@ class Gateway:
         """Take over the configuration file as it is now; count and return what came of it."""
         result = await self.live.reload()
         self.metrics.count("sluice_config_reloads", result.result)
+        self._recorder.generation = self.generation
         return result
 
     async def _hang_up(self) -> None:
@@ -166,7 +167,7 @@ class Gateway:
             stack.callback(listener.close)
             await stack.enter_async_context(self._operators(server))
             start = await stack.enter_async_context(background_tasks())
-            start(self.heart.beat_forever(lambda due, at: None))
+            start(self.heart.beat_forever(self._tick))
             await stack.enter_async_context(self.live.watches)
             self.live.follow()
             source = self.live.source
@@ -215,6 +216,16 @@ class Gateway:
         if self._log is not None:
             self._log.close()
 
+    def _tick(self, due: float, at: float) -> None:
+        """Shed new work while the event loop runs too late."""
+        if self.lag.tick(due, at):
+            _LOG.warning(
+                "the event loop is %.1f s late: %s",
+                self.lag.peak_s,
+                "new requests are refused" if self.lag.shedding else "it takes new requests again",
+            )
+        self.shared.shed_s = self.lag.retry_after_s() if self.lag.shedding else 0
+
     async def _sweep_forever(self, server: uvicorn.Server) -> None:
         loop = asyncio.get_running_loop()
         next_downstream = 0.0
@@ -225,6 +236,7 @@ class Gateway:
             self.live.refresh()
             if now >= next_downstream:
                 next_downstream = now + DOWNSTREAM_SWEEP_S
+                self.proxy.pulse.sweep(now)
                 sweep_connections(server.server_state.connections, loop.time())
 
 

@@ -12,6 +12,7 @@ from random import Random
 from gateway.api.body import Facts, read_json
 from gateway.api.prepare import read_form
 from gateway.dispatch.attempts import Attempts
+from gateway.dispatch.first import first_reply
 from gateway.dispatch.outcome import error_of, outcome_of
 from gateway.dispatch.pulse import Pulse
 from gateway.dispatch.resumption import resume
@@ -54,7 +55,7 @@ class Proxy:
             attempts = Attempts(self._shared, request, facts, plan, record)
             if facts.stream is True:
                 self.pulse.add(attempts, down)
-            reply = await attempts.first()
+            reply = await first_reply(attempts)
             self._commit(reply, attempts, down)
             if not reply.ended:
                 await reply.news()
@@ -73,8 +74,8 @@ class Proxy:
             self._recorder.finish(record)
 
     def _plan(self, facts: Facts, record: Record) -> Plan:
-        if self._shared.shedding:
-            raise overloaded("The gateway has more to do than it can.", 1)
+        if self._shared.shed_s:
+            raise overloaded("The gateway has more to do than it can.", self._shared.shed_s)
         plan = self._shared.table().lookup(facts.model or "")
         record.model = plan.model
         record.series = self._recorder.metrics.series(plan.label, record.route)
@@ -129,7 +130,9 @@ class Proxy:
 
     def _begin(self, route: Route, head: Head, client: str) -> Record:
         request_id = head.request_id or hexlify(self._rng.getrandbits(128).to_bytes(16))
-        return Record(route.name, request_id, client, self._monotonic())
+        record = Record(route.name, request_id, client, self._monotonic())
+        record.generation = self._recorder.generation
+        return record
 
     def _refuse(
         self, error: GatewayError, request: Request, down: Downstream, record: Record

@@ -95,7 +95,7 @@ class _Session:
         self._asked = 0
         self._answering: asyncio.Task[None] | None = None
         self._last: asyncio.Task[None] | None = None
-        self._closing = False
+        self._closing = self._closed = False
 
     async def run(self) -> None:
         """Serve until the client leaves; then cancel what is under way."""
@@ -113,6 +113,7 @@ class _Session:
         self._closing = True
         if self._last is not None:
             await asyncio.wait((self._last,))
+        self._closed = True
         with suppress(WebSocketDisconnect, RuntimeError):  # The client may be faster.
             await self._socket.close(SERVICE_RESTART, "the gateway is shutting down")
 
@@ -199,4 +200,6 @@ class _Session:
         return [*kept, (b"x-request-id", f"{name}-{self._asked}".encode())]
 
     async def _send(self, message: bytes) -> None:
+        if self._closed:
+            return
         await self._socket.send_text(message.decode(errors="replace"))

@@ -1,17 +1,12 @@
-"""Which endpoints are asked for one request, one after the other, until one gives an answer?
+"""What does one request hold while endpoints are asked for it, and how is one of them asked?
 
-    admit ─> pick ─> send ─┬─ an answer ──────────────────> commit
-              ^            └─ a verdict ─┬─ once more ─┐
-              └──────────────────────────┼─────────────┘
-                                         └─ enough ─> the model's fallbacks ─> the first error
-
-Nothing of this is seen by the client, but the time that it takes. How a stream goes on that breaks
-after the commit point is told in `gateway.dispatch.resumption`.
+The place in its cluster, the lease of the attempt under way, and what its client has seen: all of
+it is given back in `Attempts.end`, whatever happens. Which endpoint comes next is decided in
+`gateway.dispatch.first`; how a stream goes on that broke, in `gateway.dispatch.resumption`.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +16,10 @@ from gateway.admit.ticket import read_priority
 from gateway.api.body import Facts, has_effect
 from gateway.api.prepare import outgoing
 from gateway.api.routes import watcher_for
-from gateway.api.traits import traits_of
 from gateway.dispatch.attempt import Way, send, send_streaming
 from gateway.dispatch.backoff import retry_after
-from gateway.dispatch.outcome import MOVED, Cause, Verdict, judge, verdict_of
+from gateway.dispatch.outcome import Cause, Verdict, judge, verdict_of
 from gateway.dispatch.shared import Shared
-from gateway.errors import GatewayError, no_healthy_upstream
 from gateway.model import Outcome
 from gateway.plan.table import Plan
 from gateway.relay.delivered import Delivered
@@ -35,8 +28,7 @@ from gateway.relay.transcript import Transcript
 from gateway.relay.watch import Watcher
 from gateway.telemetry.record import Record
 from gateway.upstream.endpoint import Endpoint
-from gateway.upstream.pool import Lease, PoolFull
-from gateway.upstream.traits import Traits
+from gateway.upstream.pool import Lease
 from gateway.wire.types import Request, UpstreamError
 
 OVERLOAD_S = 1.0
@@ -56,15 +48,13 @@ class Again:
 
 
 class Attempts:
-    """One request's way to an answer that may be shown, and what it holds until that has ended."""
+    """All attempts of one request, one after the other."""
 
     __slots__ = (
-        "_by",
         "_entered_at",
-        "_flaw",
         "_gate",
         "_lease",
-        "_watcher",
+        "by",
         "delivered",
         "facts",
         "given_up",
@@ -93,11 +83,9 @@ class Attempts:
         """The one that the client sees."""
         self.delivered: Callable[[], Delivered] | None = None
         """Tells what the client has of a stream that might be resumed."""
-        self._flaw: Verdict | None = None
         self._gate: Gate | None = None
         self._entered_at = 0.0
         self._lease: Lease | None = None
-        self._watcher: Watcher | None = None
         self.tried: list[Endpoint] = []
         self.given_up: list[Endpoint] = []
         head, now = request.head, record.started_at
@@ -105,44 +93,8 @@ class Attempts:
         """When the answer must have ended (monotonic seconds)."""
         if head.total_s:
             self.until = min(self.until, now + head.total_s)
-        self._by = min(self.until, now + head.patience_s) if head.patience_s else self.until
-
-    async def first(self) -> Reply:
-        """Return a reply that may be shown.
-
-        Raises `GatewayError`: the first model's, where no fallback had an answer either.
-        """
-        try:
-            reply = await self._ask(self.plan)
-        except GatewayError as error:
-            if error.status >= 500 and await self._fall_back(None):
-                assert self.reply is not None  # noqa: S101  an answer
-                return self.reply
-            raise
-        if self._flaw is not None and await self._fall_back(self._flaw.cause):
-            assert self.reply is not None  # noqa: S101  an answer
-            return self.reply
-        return reply
-
-    async def _fall_back(self, cause: Cause | None) -> bool:
-        """Ask the fallbacks; say whether one has answered. If not, the plan stays what it was."""
-        first = self.plan
-        for plan in self.fallbacks():
-            longer = (plan.max_model_len or 0) > (first.max_model_len or 0)
-            if (cause is Cause.TOO_LONG and not longer) or self.is_over():
-                continue
-            self._release(Outcome.REJECTED)
-            self.tried, self.given_up = [], []
-            self.plan = plan
-            try:
-                await self._ask(plan)
-            except GatewayError:
-                continue
-            if self._flaw is None:
-                self.shared.metrics.count("sluice_fallbacks", first.label, plan.label)
-                return True
-        self.plan = first
-        return False
+        self.by = min(self.until, now + head.patience_s) if head.patience_s else self.until
+        """When its first byte must have come."""
 
     def fallbacks(self) -> Iterator[Plan]:
         """Yield the plans of the fallbacks that there are at this moment."""
@@ -152,46 +104,19 @@ class Attempts:
             if plan is not None and plan is not self.plan:
                 yield plan
 
-    async def _ask(self, plan: Plan) -> Reply:
-        """Try one model's endpoints. The reply may have a flaw: it can be shown all the same.
-
-        Raises `GatewayError`.
-        """
-        pool, now = plan.pool, self.record.started_at
-        if pool.gate.try_enter():
-            self._entered(pool.gate, now)
-        else:
-            now = await self.enter(pool.gate)
-        self.shared.budget(pool).request(now)
-        traits = traits_of(self.request.head, self.facts, pool.balancer, pool.spec.session.keys)
-        following = pool.pick(plan.model, traits, now)
-        made = 0
-        while following is not None:
-            lease = following
-            made += 1
-            verdict = self._flaw = await self.attempt(plan, lease)
-            if verdict is None:
-                break
-            self.settle(verdict, verdict.outcome)
-            following = await self._next(plan, traits, verdict, made)
-            if following is None and verdict.error is not None:
-                lost = lease.panic and verdict.cause is Cause.UNREACHABLE
-                raise no_healthy_upstream(plan.model) if lost else verdict.error
-        assert self.reply is not None  # noqa: S101  without a reply the verdict has an error
-        return self.reply
-
     async def enter(self, gate: Gate) -> float:
         """Wait for a place in the cluster; return when it was given, in monotonic seconds."""
         head, monotonic = self.request.head, self.shared.monotonic
         since = monotonic()
         tenant = head.credentials or self.request.client.encode()
-        await gate.enter(read_priority(head.priority), tenant, self._by, since)
+        await gate.enter(read_priority(head.priority), tenant, self.by, since)
         now = monotonic()
         self.record.queued_s += now - since
-        self._entered(gate, now)
+        self.entered(gate, now)
         return now
 
-    def _entered(self, gate: Gate, now: float) -> None:
+    def entered(self, gate: Gate, now: float) -> None:
+        """Note a place in a cluster; it is left with `release`."""
         self._gate, self._entered_at = gate, now
 
     async def attempt(self, plan: Plan, lease: Lease, again: Again | None = None) -> Verdict | None:
@@ -226,16 +151,14 @@ class Attempts:
 
         def watch() -> Watcher:
             if again is not None:
-                self._watcher = again.watch(out.strips_usage)
-            else:
-                self._watcher = watcher_for(request.route, facts, strip_usage=out.strips_usage)
-            return self._watcher
+                return again.watch(out.strips_usage)
+            return watcher_for(request.route, facts, strip_usage=out.strips_usage)
 
         way = Way(
             self.reply_to(watch, plan, kept),
             self.shared.monotonic,
-            self._by,
-            once=self._has_effect(),
+            self.by,
+            once=self.has_effect(),
         )
         if out.rest is None:
             return send(lease.client, out.data, way)
@@ -271,22 +194,41 @@ class Attempts:
             lines += b"x-request-timeout-ms: %d\r\n" % left_ms
         return lines
 
+    def rival(self) -> Attempts:
+        """Return what holds a second attempt beside the one under way."""
+        return Attempts(self.shared, self.request, self.facts, self.plan, self.record)
+
+    def adopt(self, rival: Attempts) -> None:
+        """Go on with the rival's attempt, and give up the own, which was cancelled."""
+        lease, self._lease = self._lease, rival._lease
+        rival._lease = None
+        if lease is not None:
+            lease.close(Outcome.CANCELLED, self.shared.monotonic())
+            cluster = self.record.cluster
+            self.shared.metrics.attempted(cluster, lease.endpoint.id, Outcome.CANCELLED)
+        self.reply, rival.reply = rival.reply, None
+        self.delivered = rival.delivered
+
     def hold(self, lease: Lease) -> None:
         """Hold a lease until it is settled, or the request has ended."""
         self._lease = lease
 
     async def move(self, plan: Plan) -> None:
         """Go on with another plan's cluster. Raises `GatewayError` if it has no place."""
-        if plan is self.plan:
-            return
-        self._release(Outcome.REJECTED)
+        if plan is not self.plan:
+            self.change(plan)
+            await self.enter(plan.pool.gate)
+
+    def change(self, plan: Plan) -> None:
+        """Leave the plan's cluster for another one's."""
+        self.release(Outcome.REJECTED)
         self.plan = plan
-        await self.enter(plan.pool.gate)
+        self.tried, self.given_up = [], []
 
     def relax(self) -> None:
         """The client has its first byte: what its SDK waits for that ends no more."""
-        if self._by < self.until:
-            self._by = self.until
+        if self.by < self.until:
+            self.by = self.until
             if self.reply is not None:
                 self.reply.limit(self.until)
 
@@ -304,7 +246,7 @@ class Attempts:
         if verdict.cause is Cause.LEAVING:
             endpoint.leave(now)
         elif verdict.cause in {Cause.OVERLOADED, Cause.LIMITED}:
-            endpoint.shun(now + (self._asked_to_wait() or OVERLOAD_S))
+            endpoint.shun(now + (self.asked_to_wait() or OVERLOAD_S))
 
     def give_back(self) -> None:
         """Give the lease back unused."""
@@ -312,53 +254,21 @@ class Attempts:
         assert lease is not None  # noqa: S101  it is held
         lease.close(Outcome.CANCELLED, self.shared.monotonic())
 
-    def _asked_to_wait(self) -> float | None:
+    def asked_to_wait(self) -> float | None:
+        """Return how long the last engine that answered wants to be left alone, in seconds."""
         return None if self.reply is None else retry_after(self.reply.lines, self.shared.wall())
 
-    async def _next(self, plan: Plan, traits: Traits, verdict: Verdict, made: int) -> Lease | None:
-        """Return where to try again, perhaps after a pause; None if it is enough."""
-        shared, pool = self.shared, plan.pool
-        now = shared.monotonic()
-        if made >= pool.spec.retries.attempts or self.is_over() or not self._repeatable(verdict):
-            return None
-        if verdict.cause not in MOVED and not shared.budget(pool).withdraw(now):
-            shared.metrics.count("sluice_retries_refused", pool.cluster)
-            return None
-        try:
-            lease = pool.pick(plan.model, traits, now, self.tried)
-            if lease is None:  # All have been asked. Who was not silent may be asked once more.
-                pause_s = max(shared.backoff.wait_s(made), self._asked_to_wait() or 0.0)
-                if pause_s > pool.spec.retries.max_wait_s or now + pause_s >= self._by:
-                    return None
-                await asyncio.sleep(pause_s)
-                lease = pool.pick(plan.model, traits, shared.monotonic(), self.given_up)
-        except PoolFull:
-            return None
-        except GatewayError:  # None is left that may be tried: this verdict tells more.
-            return None
-        if lease is not None:
-            shared.metrics.count("sluice_retries", pool.cluster, verdict.cause)
-        return lease
-
     def is_over(self) -> bool:
-        return self.shared.stopping or self.shared.monotonic() >= self._by
+        """Whether nothing may be tried any more."""
+        return self.shared.stopping or self.shared.monotonic() >= self.by
 
-    def _repeatable(self, verdict: Verdict) -> bool:
-        """Whether the request may be sent again after this. Generating has no side effect."""
-        if verdict.cause is Cause.TOO_LONG:
-            return False
-        if verdict.cause is Cause.UNREACHABLE:
-            return True
-        request = self.request
-        if request.rest is not None:
-            return False  # A body that was passed on while it came is gone.
-        return not self._has_effect()
-
-    def _has_effect(self) -> bool:
+    def has_effect(self) -> bool:
+        """Whether the request may be sent once only; see `api.body.has_effect`."""
         request = self.request
         return request.route.name == "responses" and has_effect(request.body)
 
-    def _release(self, outcome: Outcome) -> None:
+    def release(self, outcome: Outcome) -> None:
+        """Give lease and place back."""
         lease, self._lease = self._lease, None
         now = self.shared.monotonic()
         if lease is not None:
@@ -379,7 +289,7 @@ class Attempts:
             self.record.first_at = self.record.first_at or shown.first_at
         if outcome is Outcome.CANCELLED and self._is_told():
             outcome = self.record.outcome = Outcome.SUCCESS
-        self._release(outcome)
+        self.release(outcome)
 
     def _is_told(self) -> bool:
         """Whether the client has the whole stream, its end mark too.
@@ -387,6 +297,4 @@ class Attempts:
         SDKs close the connection on `[DONE]`, without waiting for the response's own end, and vLLM
         sends that a moment later. Most answers would count as cancelled where that moment is long.
         """
-        watcher = self._watcher
-        told = watcher is not None and watcher.ended and watcher.failure is None
-        return told and self.shown is not None and self.shown is self.reply
+        return self.shown is not None and self.shown is self.reply and self.shown.told

@@ -23,7 +23,7 @@ class Shared:
         "backoff",
         "metrics",
         "monotonic",
-        "shedding",
+        "shed_s",
         "stopping",
         "table",
         "wall",
@@ -37,8 +37,8 @@ class Shared:
         self.monotonic = clock.monotonic
         self.wall = clock.wall
         self.backoff = Backoff(rng)
-        self.shedding = False
-        """Whether the event loop runs too late to take on more."""
+        self.shed_s = 0
+        """In how many seconds the event loop may take on more; 0 if it may now."""
         self.stopping = False
         """Whether the gateway is being ended by force: nothing is tried again."""
         self._budgets: dict[tuple[str, float, float], RetryBudget] = {}

@@ -130,6 +130,12 @@ class Reply:
         """Whether the body is a stream of events."""
         return self._splitter is not None
 
+    @property
+    def told(self) -> bool:
+        """Whether the protocol's own end mark has gone to the client."""
+        watcher = self._watcher
+        return watcher is not None and watcher.ended and watcher.failure is None
+
     def usage(self) -> Usage | None:
         """Return the tokens counted so far, if the answer has any."""
         watcher = self._watcher

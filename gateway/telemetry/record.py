@@ -24,6 +24,7 @@ class Record:
         "endpoint",
         "error",
         "first_at",
+        "generation",
         "model",
         "outcome",
         "queued_s",
@@ -44,6 +45,8 @@ class Record:
         self.client = client
         self.started_at = started_at
         """Monotonic seconds, as `first_at` and `ended_at`."""
+        self.generation = 1
+        """The configuration that it came in under."""
         self.first_at = 0.0
         self.ended_at = 0.0
         self.wall_at = 0.0
@@ -73,6 +76,8 @@ class Recorder:
 
     def __init__(self, metrics: Metrics, log: AccessLog[Record] | None, clock: Clock) -> None:
         self.metrics = metrics
+        self.generation = 1
+        """The number of the configuration in effect."""
         self._log = log
         self._monotonic = clock.monotonic
         self._wall = clock.wall
@@ -115,7 +120,8 @@ def line_of(record: Record) -> str:
         f'"duration_ms":{(record.ended_at - record.started_at) * 1e3:.3f},'
         f'"endpoint":{_quoted(record.endpoint)},"client":{_quoted(record.client)},'
         f'"stream":{"true" if record.stream else "false"},'
-        f'"prompt_tokens":{usage.prompt_tokens},"completion_tokens":{usage.completion_tokens}'
+        f'"prompt_tokens":{usage.prompt_tokens},"completion_tokens":{usage.completion_tokens},'
+        f'"generation":{record.generation}'
     )
     if record.first_at:
         line += f',"ttft_ms":{(record.first_at - record.started_at) * 1e3:.3f}'

@@ -129,7 +129,14 @@ def configure(url: str, cluster: dict[str, Any], server: dict[str, Any]) -> Conf
     return Config.model_validate(
         {
             "server": {"host": "127.0.0.1", "port": 0, "drain_s": 1, "admin": None, **server},
-            "clusters": {"pool": {"endpoints": [{"url": url}], "health": rare, **ONCE, **cluster}},
+            "clusters": {
+                "pool": {
+                    "endpoints": [{"url": url}],
+                    "health": {**rare, "metrics_path": None},
+                    **ONCE,
+                    **cluster,
+                }
+            },
             "models": MODELS,
             "logging": {"access": None},
             "discovery": rare,

@@ -1,0 +1,142 @@
+"""Which endpoints are asked for one request, one after the other, until one gives an answer?
+
+    admit ─> pick ─> send ─┬─ an answer ──────────────────> commit
+              ^            └─ a verdict ─┬─ once more ─┐
+              └──────────────────────────┼─────────────┘
+                                         └─ enough ─> the model's fallbacks ─> the first error
+
+Nothing of this is seen by the client, but the time that it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from gateway.api.traits import traits_of
+from gateway.dispatch.attempts import Attempts
+from gateway.dispatch.outcome import MOVED, Cause, Verdict
+from gateway.dispatch.race import race
+from gateway.errors import GatewayError, no_healthy_upstream
+from gateway.plan.table import Plan
+from gateway.relay.reply import Reply
+from gateway.upstream.pool import Lease
+from gateway.upstream.traits import Traits
+
+
+async def first_reply(attempts: Attempts) -> Reply:
+    """Return a reply that may be shown.
+
+    Raises `GatewayError`: the first model's, where no fallback had an answer either.
+    """
+    plan = attempts.plan
+    try:
+        flaw = await _ask(attempts, plan)
+    except GatewayError as error:
+        if not plan.fallbacks or error.status < 500 or not await _fall_back(attempts, None):
+            raise
+    else:
+        reply = attempts.reply
+        if flaw is not None and plan.fallbacks and not await _fall_back(attempts, flaw.cause):
+            attempts.reply = reply  # The first model's own refusal tells more than a fallback's.
+    assert attempts.reply is not None  # noqa: S101  without a reply there is an error
+    return attempts.reply
+
+
+async def _fall_back(attempts: Attempts, cause: Cause | None) -> bool:
+    """Ask the fallbacks; say whether one has answered. If not, the plan stays what it was."""
+    first = attempts.plan
+    for plan in attempts.fallbacks():
+        longer = (plan.max_model_len or 0) > (first.max_model_len or 0)
+        if (cause is Cause.TOO_LONG and not longer) or attempts.is_over():
+            continue
+        attempts.change(plan)
+        try:
+            flaw = await _ask(attempts, plan)
+        except GatewayError:
+            continue
+        if flaw is None:
+            attempts.shared.metrics.count("sluice_fallbacks", first.label, plan.label)
+            return True
+    attempts.plan = first
+    return False
+
+
+async def _ask(attempts: Attempts, plan: Plan) -> Verdict | None:
+    """Try one model's endpoints; return what is wrong with a reply that can be shown all the same.
+
+    Raises `GatewayError` if there is none.
+    """
+    pool, now = plan.pool, attempts.record.started_at
+    if pool.gate.try_enter():
+        attempts.entered(pool.gate, now)
+    else:
+        now = await attempts.enter(pool.gate)
+    attempts.shared.budget(pool).request(now)
+    head, facts = attempts.request.head, attempts.facts
+    traits = traits_of(head, facts, pool.balancer, pool.spec.session.keys)
+    lease = pool.pick(plan.model, traits, now)
+    assert lease is not None  # noqa: S101  nobody has been tried yet
+    made = 0
+    while True:
+        made += 1
+        verdict = await _once(attempts, plan, lease, traits)
+        if verdict is None:
+            return None
+        attempts.settle(verdict, verdict.outcome)
+        following = await _next(attempts, plan, traits, verdict, made)
+        if following is not None:
+            lease = following
+        elif verdict.error is None:
+            return verdict
+        elif lease.panic and verdict.cause is Cause.UNREACHABLE:
+            raise no_healthy_upstream(plan.model)
+        else:
+            raise verdict.error
+
+
+def _once(
+    attempts: Attempts, plan: Plan, lease: Lease, traits: Traits
+) -> Coroutine[Any, Any, Verdict | None]:
+    if traits.stream and plan.pool.spec.hedging.enabled:
+        return race(attempts, plan, lease, traits)
+    return attempts.attempt(plan, lease)
+
+
+async def _next(
+    attempts: Attempts, plan: Plan, traits: Traits, verdict: Verdict, made: int
+) -> Lease | None:
+    """Return where to try again, perhaps after a pause; None if it is enough."""
+    shared, pool = attempts.shared, plan.pool
+    now = shared.monotonic()
+    enough = made >= pool.spec.retries.attempts or attempts.is_over()
+    if enough or not _repeatable(attempts, verdict.cause):
+        return None
+    if verdict.cause not in MOVED and not shared.budget(pool).withdraw(now):
+        shared.metrics.count("sluice_retries_refused", pool.cluster)
+        return None
+    try:
+        lease = pool.pick(plan.model, traits, now, attempts.tried)
+        if lease is None:  # All have been asked. Who was not silent may be asked once more.
+            pause_s = max(shared.backoff.wait_s(made), attempts.asked_to_wait() or 0.0)
+            if pause_s > pool.spec.retries.max_wait_s or now + pause_s >= attempts.by:
+                return None
+            await asyncio.sleep(pause_s)
+            lease = pool.pick(plan.model, traits, shared.monotonic(), attempts.given_up)
+    except GatewayError:  # None is left that may be tried, or has room: this verdict tells more.
+        return None
+    if lease is not None:
+        shared.metrics.count("sluice_retries", pool.cluster, verdict.cause)
+    return lease
+
+
+def _repeatable(attempts: Attempts, cause: Cause) -> bool:
+    """Whether the request may be sent again after this. Generating has no side effect."""
+    if cause is Cause.TOO_LONG:
+        return False
+    if cause is Cause.UNREACHABLE:
+        return True
+    if attempts.request.rest is not None:
+        return False  # A body that was passed on while it came is gone.
+    return not attempts.has_effect()

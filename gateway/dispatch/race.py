@@ -1,0 +1,84 @@
+"""What if the first token is late: is a second endpoint quicker?
+
+first ──────────────── after the cluster's usual time ──────── answers ─> it goes on
+                          └─ second, if budget and load allow ─ answers ─> it goes on
+                                                                 the other one is cancelled
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from gateway.dispatch.hedge import hedge_after, may_hedge
+from gateway.dispatch.outcome import Verdict
+from gateway.errors import GatewayError
+from gateway.model import Outcome
+from gateway.plan.table import Plan
+from gateway.upstream.pool import Lease
+from gateway.upstream.traits import Traits
+
+if TYPE_CHECKING:
+    from gateway.dispatch.attempts import Attempts
+
+
+async def race(attempts: Attempts, plan: Plan, lease: Lease, traits: Traits) -> Verdict | None:
+    """Make one attempt, and a second beside it if it is late; as `Attempts.attempt`."""
+    shared, pool = attempts.shared, plan.pool
+    recent = shared.recent(pool)
+    started_at = shared.monotonic()
+    after_s = hedge_after(pool.spec.hedging, recent)
+    if after_s is None:
+        verdict = await attempts.attempt(plan, lease)
+    else:
+        verdict = await _race(attempts, plan, lease, traits, after_s)
+    if verdict is None:
+        recent.observe(shared.monotonic() - started_at)
+    return verdict
+
+
+async def _race(
+    attempts: Attempts, plan: Plan, lease: Lease, traits: Traits, after_s: float
+) -> Verdict | None:
+    rival: Attempts | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(attempts.attempt(plan, lease))
+            await asyncio.wait({first}, timeout=after_s)
+            other = None if first.done() else _second(attempts, plan, lease, traits)
+            if other is None:
+                return await first
+            rival = attempts.rival()
+            second = group.create_task(rival.attempt(plan, other))
+            running = {first, second}
+            while running:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                if any(task.result() is None for task in done):
+                    break
+            won = second.done() and second.result() is None
+            for task in running:
+                task.cancel()
+        attempts.shared.metrics.count("sluice_hedges", plan.pool.cluster, "won" if won else "lost")
+        if won:
+            attempts.adopt(rival)
+            return None
+        failed = second.result() if second not in running else None
+        if failed is not None:
+            rival.settle(failed, failed.outcome)
+        return first.result()
+    finally:
+        if rival is not None:
+            rival.end(Outcome.CANCELLED)
+
+
+def _second(attempts: Attempts, plan: Plan, lease: Lease, traits: Traits) -> Lease | None:
+    """Claim another endpoint, if a second attempt is worth its price now."""
+    shared, pool = attempts.shared, plan.pool
+    now = shared.monotonic()
+    gate, spec = pool.gate, pool.spec
+    if not may_hedge(spec.hedging, gate.inflight, spec.max_inflight, shared.budget(pool), now):
+        return None
+    try:
+        return pool.pick(plan.model, traits, now, [*attempts.tried, lease.endpoint])
+    except GatewayError:
+        return None
