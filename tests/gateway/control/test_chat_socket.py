@@ -10,6 +10,7 @@ import pytest
 from tests.support.control import (
     JSON,
     FakeAsk,
+    FakeView,
     Script,
     Socket,
     Then,
@@ -256,3 +257,28 @@ async def test_a_defect_closes_the_socket_and_is_logged(caplog: pytest.LogCaptur
         closed = await socket.hear()
     assert (closed["type"], closed["code"]) == ("websocket.close", 1011)
     assert "websocket.surprise" in caplog.text
+
+
+async def test_an_idle_socket_is_closed_when_the_gateway_goes_away() -> None:
+    """1012: its client should connect again, and will find another gateway."""
+    view = FakeView()
+    async with Socket(app(FakeAsk(), view)) as socket:
+        await socket.open()
+        view.left.set()
+        assert (await socket.hear())["code"] == 1012
+        socket.leave()
+
+
+async def test_the_answer_under_way_is_the_last_one() -> None:
+    """The socket closes no sooner than it ends, here by a cancel."""
+    view = FakeView()
+    ask = FakeAsk(Script([sse(delta("a"))], then=Then.HANG))
+    async with Socket(app(ask, view)) as socket:
+        await socket.open()
+        socket.send(CHAT)
+        assert await socket.receive() == delta("a")
+        view.left.set()
+        socket.send({"type": "cancel"})
+        assert (await socket.hear())["code"] == 1012
+        socket.leave()
+    assert ask.asked[0].left.is_set()
