@@ -60,11 +60,17 @@ async def _race(
                 task.cancel()
         attempts.shared.metrics.count("sluice_hedges", plan.pool.cluster, "won" if won else "lost")
         if won:
+            failed = first.result() if first not in running else None
+            if failed is not None:
+                attempts.settle(failed, failed.outcome)
             attempts.adopt(rival)
             return None
         failed = second.result() if second not in running else None
         if failed is not None:
             rival.settle(failed, failed.outcome)
+            attempts.tried += rival.tried
+            attempts.given_up += rival.given_up
+        attempts.record.endpoint = lease.endpoint.id
         return first.result()
     finally:
         if rival is not None:
@@ -72,13 +78,19 @@ async def _race(
 
 
 def _second(attempts: Attempts, plan: Plan, lease: Lease, traits: Traits) -> Lease | None:
-    """Claim another endpoint, if a second attempt is worth its price now."""
+    """Claim another endpoint, if a second attempt is possible, and worth its price now."""
+    if attempts.has_effect() or attempts.request.rest is not None:
+        return None  # What may be sent once only.
     shared, pool = attempts.shared, plan.pool
     now = shared.monotonic()
     gate, spec = pool.gate, pool.spec
-    if not may_hedge(spec.hedging, gate.inflight, spec.max_inflight, shared.budget(pool), now):
-        return None
     try:
-        return pool.pick(plan.model, traits, now, [*attempts.tried, lease.endpoint])
+        other = pool.pick(plan.model, traits, now, [*attempts.tried, lease.endpoint])
     except GatewayError:
         return None
+    if other is None or may_hedge(
+        spec.hedging, gate.inflight, spec.max_inflight, shared.budget(pool), now
+    ):
+        return other
+    other.close(Outcome.CANCELLED, now)
+    return None

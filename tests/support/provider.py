@@ -50,7 +50,7 @@ class Fault:
     silent: bool = False
     """Not a byte."""
     first_after_s: float = 0.0
-    """Seconds between the head and the first event."""
+    """Seconds between the head and the first event; with a status, before the head."""
     cut_at: int | None = None
     stall_at: int | None = None
     malformed_at: int | None = None
@@ -179,6 +179,8 @@ class Provider:
         if fault.no_prefix and asked.prefix:
             fault = Fault(400, error=NO_PREFIX)
         if fault.status:
+            if fault.first_after_s and await _has_left(reader, fault.first_after_s):
+                return False
             body = json.dumps({"error": fault.error}).encode()
             writer.write(response(body, b"%d Fault" % fault.status, list(fault.fields)))
             await writer.drain()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,6 +93,9 @@ CATALOGUE = (
     Case("rejected-prefix", Fault(cut_at=40), resumed="replay", spare=Fault(no_prefix=True)),
 )
 
+HEALTHY_LATE = Fault(first_after_s=1.0)
+BROKEN_LATE = Fault(500, error=BROKEN, first_after_s=0.5)
+
 FILTERED = {
     "message": "The response was filtered due to the prompt triggering the content policy.",
     "type": "invalid_request_error",
@@ -127,10 +131,12 @@ class Plot:
     def __init__(self) -> None:
         self.clusters: dict[str, list[Provider]] = {}
         self.fallbacks: dict[str, str] = {}
+        self.settings: dict[str, dict[str, Any]] = {}
 
-    def pool(self, name: str, *providers: Provider) -> None:
+    def pool(self, name: str, *providers: Provider, **more: Any) -> None:
         """Add a cluster and the model of the same name."""
         self.clusters[name] = list(providers)
+        self.settings[name] = more
 
     def both(self, name: str, fault: Fault, spare: Fault, max_model_len: int = 4096) -> None:
         """Add both layouts."""
@@ -149,7 +155,11 @@ class Plot:
             {
                 "server": {"host": "127.0.0.1", "drain_delay_s": 0, "admin": None},
                 "clusters": {
-                    name: {**CLUSTER, "endpoints": [{"url": one.url} for one in providers]}
+                    name: {
+                        **CLUSTER,
+                        "endpoints": [{"url": one.url} for one in providers],
+                        **self.settings[name],
+                    }
                     for name, providers in self.clusters.items()
                 },
                 "models": {
@@ -189,6 +199,8 @@ def plotted() -> Plot:
     plot.chain("diverged", provider(Fault(cut_at=40)), provider(DIVERGED))
     plot.chain("cut-at-the-end", provider(Fault(cut_at=60)), provider())
     plot.pool("alone", provider())
+    plot.pool("hedged", provider(), provider(), hedging={"enabled": True})
+    plot.pool("hedged-alone", provider(), hedging={"enabled": True})
     return plot
 
 
@@ -286,6 +298,7 @@ COUNTED = (
     "sluice_tokens_total",
     "sluice_upstream_attempts_total",
     "sluice_fallbacks_total",
+    "sluice_hedges_total",
     "sluice_resumes_total",
     "sluice_inflight",
 )
@@ -621,6 +634,71 @@ def test_a_provider_that_flaps_is_left_and_found_again(rig: Rig, layout: str) ->
             return answer.models == {model} and len(flapping.asked) == before + 1
 
         until(used, "the provider is asked again")
+
+
+@pytest.fixture(scope="module")
+def hedged(rig: Rig) -> Rig:
+    """The rig, when it has seen how quick the hedged clusters are."""
+    for _ in range(20):
+        assert_whole(ask(rig, "hedged"))
+        assert_whole(ask(rig, "hedged-alone"))
+    time.sleep(1.1)  # For the reserve of the retry budget.
+    return rig
+
+
+def in_turn(rig: Rig, first: Fault, second: Fault) -> None:
+    """Let whichever endpoint is asked first have `first`, and the other one `second`."""
+    turns = iter((first, second))
+    for one in rig.providers["hedged"]:
+        one.fault = lambda _: next(turns, HEALTHY)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "result", "least_s", "counted"),
+    [
+        (Fault(first_after_s=3), HEALTHY, "won", 0, {"success", "cancelled"}),
+        (HEALTHY_LATE, Fault(first_after_s=3), "lost", 0.7, {"success", "cancelled"}),
+        (BROKEN_LATE, HEALTHY_LATE, "won", 0.7, {"success", "upstream_error"}),
+        (HEALTHY_LATE, BROKEN_LATE, "lost", 0.7, {"success", "upstream_error"}),
+    ],
+    ids=["second-is-quicker", "first-is-quicker", "first-fails", "second-fails"],
+)
+def test_a_late_first_token_is_raced(
+    hedged: Rig, first: Fault, second: Fault, result: str, least_s: float, counted: set[str]
+) -> None:
+    """The quicker one's answer, the other one's end; and a failure counts as what it is."""
+    until(lambda: ask(hedged, "hedged").took_s < 0.2, "the cluster is quick")
+    time.sleep(1.1)
+    in_turn(hedged, first, second)
+    ledger = Ledger(hedged, "hedged")
+
+    answer = ask(hedged, "hedged")
+
+    assert_whole(answer)
+    assert least_s <= answer.took_s < 2.5
+    assert list(ledger.seen().values()) == [1, 1]
+    ledger.assert_attempts_agree()
+    assert ledger.counted("sluice_hedges_total", cluster="hedged", result=result) == 1
+    for one in counted:
+        attempts = ledger.counted("sluice_upstream_attempts_total", cluster="hedged", result=one)
+        assert attempts == 1, one
+
+
+def test_without_another_endpoint_nothing_is_raced_or_paid(hedged: Rig) -> None:
+    """Slow answers of the only endpoint leave the retry budget as it is."""
+    (alone,) = hedged.providers["hedged-alone"]
+    alone.fault = Fault(first_after_s=0.3)
+    with ThreadPoolExecutor(12) as threads:
+        for answer in threads.map(lambda _: ask(hedged, "hedged-alone"), range(12)):
+            assert_whole(answer)
+    ledger, first = Ledger(hedged, "hedged-alone"), len(alone.asked)
+    alone.fault = lambda number: Fault(500, error=BROKEN) if number < first + 2 else HEALTHY
+
+    answer = ask(hedged, "hedged-alone")
+
+    assert_whole(answer)
+    assert ledger.seen() == {alone.port: 3}
+    ledger.assert_attempts_agree()
 
 
 def test_nothing_is_left_behind(rig: Rig) -> None:
