@@ -27,14 +27,14 @@ from uvicorn.server import ServerState
 
 from gateway.api.routes import ROUTES
 from gateway.clock import SystemClock
+from gateway.config.cluster import Cluster as Spec
+from gateway.dispatch.shared import Shared
 from gateway.plan.table import Table, plan_for
 from gateway.proxy import Proxy
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.record import Recorder, line_of
-from gateway.upstream.balancer import RoundRobin
-from gateway.upstream.endpoint import Endpoint
-from gateway.upstream.pool import Pool
+from gateway.upstream.cluster import Cluster
 from gateway.wire.connection import Connection
 from gateway.wire.downstream import DataPlaneProtocol, Plane
 from gateway.wire.guard import Limits
@@ -100,14 +100,19 @@ class Bench:
 
     def __init__(self) -> None:
         clock = SystemClock()
-        endpoint = Endpoint("http://127.0.0.1:1")
-        endpoint.probed(True)
-        client = Client(Address("127.0.0.1", 1), clock.monotonic)
-        pool = Pool("bench", [endpoint], {endpoint.id: client}, RoundRobin())
-        table = Table({"m": plan_for("m", "m", pool, "m")})
+        # Two names of one address: p2c has a choice to make, and either leads to one connection.
+        spec = Spec.model_validate({"endpoints": [{"url": f"http://{host}:1"} for host in "ab"]})
+        cluster = Cluster("bench", spec, clock.monotonic, Random(1))  # noqa: S311  a choice, no secret
+        client = Client(Address("a", 1), clock.monotonic)
+        for endpoint in cluster.endpoints:
+            endpoint.probed(True, clock.monotonic() - 3600)
+            cluster.clients[endpoint.id] = client
+        table = Table({"m": plan_for("m", "m", cluster.whole(), "m")})
         self._log = AccessLog("/dev/null", line_of)
-        recorder = Recorder(Metrics(list), self._log, clock)
-        proxy = Proxy(lambda: table, recorder, clock, Random(1), max_json_depth=128)  # noqa: S311
+        metrics = Metrics(list)
+        shared = Shared(lambda: table, metrics, clock, Random(1))  # noqa: S311  jitter, no secret
+        recorder = Recorder(metrics, self._log, clock)
+        proxy = Proxy(shared, recorder, Random(1), max_json_depth=128)  # noqa: S311  ids, no secret
         plane = Plane(ROUTES, proxy.serve, proxy.refuse, Limits())
         config = uvicorn.Config(_no_app, log_config=None, lifespan="off")
         sink: Any = Sink()

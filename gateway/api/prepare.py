@@ -52,9 +52,9 @@ def outgoing(
     Nothing of `request` is changed, so that it can be built again for another endpoint.
     """
     if request.route.multipart:
-        return _outgoing_form(request, plan, request_id, lines)
+        return _outgoing_form(request, facts, plan, request_id, lines)
     body = request.body
-    if plan.rename is not None:
+    if facts.model != plan.upstream_model:  # A fallback's own name is not the client's, either.
         body = rename_model(body, plan.upstream_model)
     strips = request.route.injects_usage and facts.stream is True and not facts.wants_usage
     if strips:
@@ -67,9 +67,11 @@ def outgoing(
     return Outgoing(data, strips)
 
 
-def _outgoing_form(request: Request, plan: Plan, request_id: bytes, lines: bytes) -> Outgoing:
+def _outgoing_form(
+    request: Request, facts: Facts, plan: Plan, request_id: bytes, lines: bytes
+) -> Outgoing:
     body, length = request.body, request.head.content_length
-    if plan.rename is not None:
+    if facts.model != plan.upstream_model:
         start, end = find_model(body, boundary_of(request.head.content_type))
         body = b"".join((body[:start], plan.upstream_model.encode(), body[end:]))
         if length is not None:

@@ -10,6 +10,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from gateway.relay.transcript import FOLD_READS, Transcript
+
 _LARGEST = 4096
 """Chunks of more bytes take the parser's way; a token's event has about 250."""
 
@@ -42,7 +44,7 @@ class Gaps(Protocol):
 class Flow:
     """One stream's shortcut past parser, splitter and watcher."""
 
-    __slots__ = ("_gaps", "_kept", "_mark", "_monotonic", "_write", "last_at", "tokens")
+    __slots__ = ("_gaps", "_kept", "_mark", "_monotonic", "_reads", "_write", "last_at", "tokens")
 
     def __init__(
         self,
@@ -50,17 +52,18 @@ class Flow:
         mark: bytes,
         gaps: Gaps,
         monotonic: Callable[[], float],
-        kept: Callable[[bytes], None] | None = None,
+        kept: Transcript | None = None,
     ) -> None:
         """`mark` stands once in every plain event and in no other (`Watcher.plain_mark`).
 
-        `kept` is told each read that is passed on.
+        `kept` keeps each read that is passed on.
         """
         self._write = write
         self._mark = mark
         self._gaps = gaps
         self._monotonic = monotonic
         self._kept = kept
+        self._reads = None if kept is None else kept.reads
         self.last_at = 0.0
         """When the last read came, in monotonic seconds."""
         self.tokens = 0
@@ -88,7 +91,10 @@ class Flow:
         gaps.counts[bisect_left(gaps.bounds, gap)] += 1
         gaps.sum += gap
         self.tokens += count
-        if self._kept is not None:
-            self._kept(data)
+        reads = self._reads
+        if reads is not None:  # `Transcript.chunked`, but for the call.
+            reads.append(data)
+            if len(reads) >= FOLD_READS and self._kept is not None:
+                self._kept.fold()
         self._write(data)
         return True

@@ -190,8 +190,7 @@ class Reply:
         watcher, write = self._watcher, down.raw_writer()
         if watcher is None or write is None or self._rename is not None or not watcher.plain_mark:
             return
-        kept = None if self._kept is None else self._kept.chunked
-        self._flow = Flow(write, watcher.plain_mark, self._gaps, self._monotonic, kept)
+        self._flow = Flow(write, watcher.plain_mark, self._gaps, self._monotonic, self._kept)
         self._offer_shortcut(watcher, self._flow)
 
     def _offer_shortcut(self, watcher: Watcher, flow: Flow) -> None:

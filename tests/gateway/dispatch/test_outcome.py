@@ -125,7 +125,8 @@ def test_an_engine_that_is_going_away_says_so(words: str) -> None:
     ("failure", "lost_by", "cause"),
     [
         (UpstreamError("m"), None, Cause.UNREACHABLE),
-        (UpstreamError("m", timeout=True), None, Cause.UNREACHABLE),
+        (UpstreamError("m", timeout=True), None, Cause.DEAF),
+        (UpstreamError("m", ours=True), None, Cause.SCARCE),
         (Failure("m", timeout=True), UpstreamError("m", timeout=True), Cause.SILENT),
         (Failure("m"), UpstreamError("m"), Cause.LOST),
         (Failure("m"), None, Cause.BROKEN),
@@ -157,3 +158,12 @@ def test_an_engines_own_words_reach_the_client_cut_short() -> None:
     assert verdict.error is not None
     assert verdict.error.message.startswith("The engine answered 500. The engine failed: xxx")
     assert len(verdict.error.message) < 400
+
+
+def test_a_lack_of_our_own_is_not_the_endpoints_fault() -> None:
+    """Neither breaker nor ejection hear of it, and the client may soon try again."""
+    verdict = verdict_of(UpstreamError("no descriptors", ours=True))
+    assert verdict.outcome is Outcome.REJECTED
+    assert verdict.error is not None
+    assert (verdict.error.status, verdict.error.code) == (503, "overloaded")
+    assert verdict.error.retry_after_s == 1

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.relay.flow import Flow
+from gateway.relay.transcript import Transcript
 from gateway.telemetry.metrics import Histogram
 from tests.support.control import ManualClock
 from tests.support.engine import DONE, chunk, event, finish, token
@@ -19,12 +20,10 @@ class Run:
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
-        self.kept: list[bytes] = []
+        self.kept = Transcript()
         self.gaps = Histogram((0.1, 1.0))
         self.clock = ManualClock(100.0)
-        self.flow = Flow(
-            self.written.append, MARK, self.gaps, self.clock.monotonic, self.kept.append
-        )
+        self.flow = Flow(self.written.append, MARK, self.gaps, self.clock.monotonic, self.kept)
         self.flow.last_at = 99.5
 
 
