@@ -143,9 +143,9 @@ class Plot:
         self.pool(f"{name}-pool", provider(fault), provider(spare))
         self.chain(name, provider(fault), provider(spare, max_model_len))
 
-    def chain(self, name: str, first: Provider, spare: Provider) -> None:
+    def chain(self, name: str, first: Provider, spare: Provider, **more: Any) -> None:
         """Add a model with one endpoint, and its fallback."""
-        self.pool(f"{name}-fallback", first)
+        self.pool(f"{name}-fallback", first, **more)
         self.pool(f"{name}-spare", spare)
         self.fallbacks[f"{name}-fallback"] = f"{name}-spare"
 
@@ -198,6 +198,10 @@ def plotted() -> Plot:
     plot.chain("all-broken", provider(Fault(503, error=BUSY)), provider(Fault(500, error=BROKEN)))
     plot.chain("diverged", provider(Fault(cut_at=40)), provider(DIVERGED))
     plot.chain("cut-at-the-end", provider(Fault(cut_at=60)), provider())
+    pings = {**CLUSTER["timeouts"], "keepalive_s": 0.4}
+    plot.chain("pinged", provider(Fault(silent=True)), provider(), timeouts=pings)
+    plot.chain("stalled", provider(Fault(stall_at=20)), provider(), timeouts=pings)
+    plot.pool("pinged-alone", provider(Fault(silent=True)), timeouts=pings)
     plot.pool("alone", provider())
     plot.pool("hedged", provider(), provider(), hedging={"enabled": True})
     plot.pool("hedged-alone", provider(), hedging={"enabled": True})
@@ -562,6 +566,40 @@ def test_a_client_that_leaves_on_the_end_mark_has_had_its_answer(rig: Rig) -> No
         assert_whole(answer)
     ledger.assert_attempts_agree()
     assert ledger.counted("sluice_requests_total", model="alone", outcome="success") == 3
+
+
+@pytest.mark.parametrize("name", ["pinged", "stalled"])
+def test_a_client_that_waits_for_another_endpoint_is_told_that_it_lives(
+    rig: Rig, name: str
+) -> None:
+    """Comments while one provider is silent, before its first token or after some; all between
+    events, so that the SDK gets the whole answer and none of them."""
+    assert_whole(ask(rig, f"{name}-fallback"))
+    body = {"model": f"{name}-fallback", "messages": [{"role": "user", "content": "count"}]}
+
+    answer = rig.http.post("/v1/chat/completions", json={**body, "stream": True})
+
+    events = answer.text.split("\n\n")
+    pings = events.count(": ping")
+    assert 1 <= pings <= 5  # Silence is looked for once a second.
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert all(one.startswith("data: ") for one in events[:-1] if one != ": ping")
+    assert len(events) == 1 + pings + 1 + len(TOKENS) + 1 + 1  # Role, tokens, finish, [DONE].
+
+
+def test_after_a_sign_of_life_the_failure_is_an_event(rig: Rig) -> None:
+    """The status has been 200 for long; the SDK raises for the error in the stream."""
+    ledger = Ledger(rig, "pinged-alone")
+
+    answer = ask(rig, "pinged-alone")
+
+    assert isinstance(answer.error, APIError)
+    assert not isinstance(answer.error, APIStatusError)
+    assert answer.error.code == "upstream_timeout"
+    assert answer.text == ""
+    assert answer.took_s < FIRST_TOKEN_S + SLACK_S
+    assert list(ledger.seen().values()) == [1]  # The same silent endpoint is not asked twice.
+    ledger.assert_attempts_agree()
 
 
 def test_when_all_fail_the_client_hears_it_once_and_soon(rig: Rig) -> None:
