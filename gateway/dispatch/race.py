@@ -49,6 +49,7 @@ async def _race(
             if other is None:
                 return await first
             rival = attempts.rival()
+            rival.hold(other)  # Before the task runs: it may be cancelled first.
             second = group.create_task(rival.attempt(plan, other))
             running = {first, second}
             while running:
