@@ -94,7 +94,7 @@ class _Resumption:
         self._before = before
         self._route = attempts.request.route.name
         self._prefix = prefix(self._route, before)
-        self._failed = attempts.tried[-1:]
+        self._failed = list(attempts.tried)
 
     async def run(self, mode: Mode) -> Reply | None:
         """Try one way, at as many endpoints as a request may; None if it does not work."""
@@ -117,6 +117,7 @@ class _Resumption:
                 return reply
             if self._is_refusal(verdict, reply):
                 attempts.settle(_REFUSED, Outcome.REJECTED)
+                attempts.tried.pop()  # It may have the answer in another way.
                 return None
             assert verdict is not None  # noqa: S101  it would be a refusal
             attempts.settle(verdict, verdict.outcome)

@@ -52,6 +52,8 @@ class Fault:
     first_after_s: float = 0.0
     """Seconds between the head and the first event; with a status, before the head."""
     cut_at: int | None = None
+    cut_every: int | None = None
+    """Cut after so many tokens of its own, those of a prefix not counted."""
     stall_at: int | None = None
     malformed_at: int | None = None
     """This event of a token is not JSON. The stream goes on."""
@@ -69,7 +71,8 @@ class Fault:
     @property
     def breaks(self) -> bool:
         """Whether an answer breaks after it has begun."""
-        return any(at is not None for at in (self.cut_at, self.stall_at, self.malformed_at))
+        places = (self.cut_at, self.cut_every, self.stall_at, self.malformed_at)
+        return any(at is not None for at in places)
 
 
 HEALTHY = Fault()
@@ -203,7 +206,7 @@ class Provider:
             await writer.drain()
         if fault.stall_at is not None:
             return not await _has_left(reader)
-        if fault.cut_at is not None:
+        if fault.cut_at is not None or fault.cut_every is not None:
             return False
         if fault.ends_after_s and await _has_left(reader, fault.ends_after_s):
             return False
@@ -224,7 +227,7 @@ class Provider:
         }
         yield event(head | {"choices": [_choice({"role": "assistant", "content": ""})]})
         for number, text in enumerate([*says, ""], begun):
-            if number in {fault.cut_at, fault.stall_at}:
+            if number in {fault.cut_at, fault.stall_at} or number - begun == fault.cut_every:
                 return
             if number in {fault.filtered_at, begun + len(says)}:
                 break

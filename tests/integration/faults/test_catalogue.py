@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import httpx
@@ -92,6 +93,13 @@ CATALOGUE = (
     Case("no-done", Fault(unmarked=True), passed=True),
     Case("rejected-prefix", Fault(cut_at=40), resumed="replay", spare=Fault(no_prefix=True)),
 )
+
+NEVER = {
+    "breaker": {"failures": 1_000_000},
+    "outliers": {"failures": 1_000_000, "min_requests": 1_000_000},
+}
+"""A faulty endpoint stays in the pool."""
+FREE = {"budget_percent": 100, "budget_min_per_s": 1000}
 
 HEALTHY_LATE = Fault(first_after_s=1.0)
 BROKEN_LATE = Fault(500, error=BROKEN, first_after_s=0.5)
@@ -204,6 +212,10 @@ def plotted() -> Plot:
     plot.pool("pinged-alone", provider(Fault(silent=True)), timeouts=pings)
     plot.pool("alone", provider())
     plot.pool("hedged", provider(), provider(), hedging={"enabled": True})
+    several = [provider(Fault(cut_every=20)), provider(Fault(cut_every=20)), provider()]
+    plot.pool("two-cut", *several, balancer="p2c", **NEVER)
+    several = [provider(), provider(), provider()]
+    plot.pool("mixed", *several, **NEVER, retries=FREE)
     plot.pool("hedged-alone", provider(), hedging={"enabled": True})
     return plot
 
@@ -600,6 +612,46 @@ def test_after_a_sign_of_life_the_failure_is_an_event(rig: Rig) -> None:
     assert answer.took_s < FIRST_TOKEN_S + SLACK_S
     assert list(ledger.seen().values()) == [1]  # The same silent endpoint is not asked twice.
     ledger.assert_attempts_agree()
+
+
+def test_a_stream_that_two_break_goes_on_with_the_third(rig: Rig) -> None:
+    """And not once more with the first, which would use up the resumes."""
+    ledger, asked = Ledger(rig, "two-cut"), 0
+    while asked < 12 or min(ledger.seen().values()) < 3:
+        assert_whole(ask(rig, "two-cut"))
+        asked += 1
+        assert asked < 100
+    ledger.assert_attempts_agree()
+
+
+MIXTURE = (
+    *[case.fault for case in CATALOGUE],
+    *[Fault(cut_at=at) for at in (0, 1, 59, 60)],
+    *[Fault(stall_at=at) for at in (0, 60)],
+    *[Fault(malformed_at=at) for at in (0, 59)],
+    Fault(cut_at=30, no_prefix=True),
+    Fault(no_prefix=True),
+    HEALTHY,
+)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_mix_of_faults_at_two_endpoints_of_three_is_the_third_ones_answer(
+    rig: Rig, seed: int
+) -> None:
+    """Greedy and not, eight clients at once: each of them gets the whole answer."""
+    rng, providers = Random(seed), rig.providers["mixed"]
+    for one in providers[:2]:
+        one.fault = lambda _: rng.choice(MIXTURE)
+    ledger = Ledger(rig, "mixed")
+    with ThreadPoolExecutor(8) as threads:
+        for answer in threads.map(
+            lambda number: ask(rig, "mixed", temperature=number % 2), range(60)
+        ):
+            assert_whole(answer)
+    assert all(ledger.seen().values())
+    ledger.assert_attempts_agree()
+    assert ledger.counted("sluice_tokens_total", model="mixed") == 60 * (PROMPT_TOKENS + 60)
 
 
 def test_when_all_fail_the_client_hears_it_once_and_soon(rig: Rig) -> None:
