@@ -69,7 +69,8 @@ class Proxy:
             self._refuse(internal_error(), request, down, record)
         finally:  # Also when the client has left: its engine must hear of it.
             if attempts is not None:
-                self.pulse.remove(attempts)
+                if facts.stream is True:
+                    self.pulse.remove(attempts)
                 attempts.end(record.outcome)
             self._recorder.finish(record)
 
@@ -95,7 +96,8 @@ class Proxy:
         if record.attempts > 1:
             lines += b"x-sluice-attempts: %d\r\n" % record.attempts
         reply.splice(down, lines)
-        attempts.relax()
+        if attempts.by < attempts.until:
+            attempts.relax()
 
     async def _resume(self, reply: Reply, attempts: Attempts, down: Downstream) -> Reply:
         """Let a stream that broke go on, as often as it may; return its last reply."""

@@ -52,10 +52,10 @@ class Gate:
         "_limit",
         "_queue",
         "_rng",
-        "_room",
         "cluster",
         "inflight",
         "refused",
+        "room",
     )
 
     def __init__(
@@ -78,7 +78,8 @@ class Gate:
         """How many were refused, by reason, since the start."""
         self._limit = sys.maxsize if max_inflight is None else max_inflight
         self._queue = queue
-        self._room = room
+        self.room = room
+        """May be set at any time; None where no endpoint has a cap: that saves each request a call."""
         self._rng = rng
         self._drain = DrainRate()
         self._claimed = 0  # Let in by `_wake`, but not yet awake to take their place.
@@ -87,7 +88,7 @@ class Gate:
         """Enter if there is a place and nobody waits for it; then `leave` is owed. 0.1 µs."""
         if self.inflight >= self._limit or self._queue.count:
             return False
-        if self._room is not None and self._room() <= self._claimed:
+        if self.room is not None and self.room() <= self._claimed:
             return False
         self.inflight += 1
         return True
@@ -179,7 +180,7 @@ class Gate:
         """Let in as many as there are places for, in their order."""
         queue = self._queue
         while queue.count and self.inflight < self._limit:
-            if self._room is not None and self._room() <= self._claimed:
+            if self.room is not None and self.room() <= self._claimed:
                 return
             wake = queue.pop().wake
             if not wake.done():  # Else its client has left, and its task has yet to hear of it.

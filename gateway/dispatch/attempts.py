@@ -34,7 +34,7 @@ from gateway.wire.types import Request, UpstreamError
 OVERLOAD_S = 1.0
 """How long an endpoint that refused for load, without saying for how long, comes after others."""
 
-_NEVER_AGAIN = frozenset({Cause.SILENT, Cause.REFUSED})
+_NEVER_AGAIN = frozenset({Cause.DEAF, Cause.SILENT, Cause.REFUSED})
 """What a second try at the same endpoint would only repeat, after as long a wait."""
 
 
@@ -51,13 +51,14 @@ class Attempts:
     """All attempts of one request, one after the other."""
 
     __slots__ = (
-        "_entered_at",
-        "_gate",
         "_lease",
         "by",
         "delivered",
+        "entered_at",
         "facts",
+        "gate",
         "given_up",
+        "once",
         "plan",
         "record",
         "reply",
@@ -83,8 +84,9 @@ class Attempts:
         """The one that the client sees."""
         self.delivered: Callable[[], Delivered] | None = None
         """Tells what the client has of a stream that might be resumed."""
-        self._gate: Gate | None = None
-        self._entered_at = 0.0
+        self.gate: Gate | None = None
+        """Where it has a place, which `release` gives back."""
+        self.entered_at = 0.0
         self._lease: Lease | None = None
         self.tried: list[Endpoint] = []
         self.given_up: list[Endpoint] = []
@@ -93,6 +95,8 @@ class Attempts:
         """When the answer must have ended (monotonic seconds)."""
         if head.total_s:
             self.until = min(self.until, now + head.total_s)
+        self.once = request.route.name == "responses" and has_effect(request.body)
+        """Whether it may be sent once only."""
         self.by = min(self.until, now + head.patience_s) if head.patience_s else self.until
         """When its first byte must have come."""
 
@@ -112,19 +116,15 @@ class Attempts:
         await gate.enter(read_priority(head.priority), tenant, self.by, since)
         now = monotonic()
         self.record.queued_s += now - since
-        self.entered(gate, now)
+        self.gate, self.entered_at = gate, now
         return now
-
-    def entered(self, gate: Gate, now: float) -> None:
-        """Note a place in a cluster; it is left with `release`."""
-        self._gate, self._entered_at = gate, now
 
     async def attempt(self, plan: Plan, lease: Lease, again: Again | None = None) -> Verdict | None:
         """Make one attempt; return what is wrong with it. Its lease is held until `settle`.
 
         `again` is what is sent and looked for instead, to go on with a stream that broke.
         """
-        self.hold(lease)
+        self._lease = lease
         record, pool = self.record, plan.pool
         record.attempts += 1
         record.cluster, record.endpoint = pool.cluster, lease.endpoint.id
@@ -133,10 +133,10 @@ class Attempts:
             reply = await self._send(plan, lease, again)
         except UpstreamError as failure:
             return verdict_of(failure)
-        verdict = judge(reply, own_credentials=not pool.forward_authorization)
-        if verdict is None and reply.status < 300:
+        if reply.failure is None and reply.status < 300:
             lease.committed(self.shared.monotonic())
-        return verdict
+            return None
+        return judge(reply, own_credentials=not pool.forward_authorization)
 
     def _send(self, plan: Plan, lease: Lease, again: Again | None) -> Coroutine[Any, Any, Reply]:
         """Put the request to the endpoint; the reply is ready when this has been awaited."""
@@ -158,16 +158,20 @@ class Attempts:
             self.reply_to(watch, plan, kept),
             self.shared.monotonic,
             self.by,
-            once=self.has_effect(),
+            once=self.once,
         )
         if out.rest is None:
             return send(lease.client, out.data, way)
         return send_streaming(lease.client, out.data, out.rest, way)
 
     def _may_be_resumed(self, plan: Plan) -> bool:
-        facts, route = self.facts, self.request.route
-        streams = facts.stream is True and route.injects_usage and facts.choices == 1
-        return streams and plan.pool.spec.resume != "off"
+        facts = self.facts
+        return (
+            facts.stream is True
+            and self.request.route.injects_usage
+            and plan.pool.spec.resume != "off"
+            and facts.choices == 1
+        )
 
     def reply_to(
         self, watch: Callable[[], Watcher], plan: Plan, kept: Transcript | None = None
@@ -262,11 +266,6 @@ class Attempts:
         """Whether nothing may be tried any more."""
         return self.shared.stopping or self.shared.monotonic() >= self.by
 
-    def has_effect(self) -> bool:
-        """Whether the request may be sent once only; see `api.body.has_effect`."""
-        request = self.request
-        return request.route.name == "responses" and has_effect(request.body)
-
     def release(self, outcome: Outcome) -> None:
         """Give lease and place back."""
         lease, self._lease = self._lease, None
@@ -275,9 +274,9 @@ class Attempts:
             lease.close(outcome, now)
             result = self.record.error or outcome
             self.shared.metrics.attempted(self.record.cluster, lease.endpoint.id, result)
-        gate, self._gate = self._gate, None
+        gate, self.gate = self.gate, None
         if gate is not None:
-            gate.leave(self._entered_at, now)
+            gate.leave(self.entered_at, now)
 
     def end(self, outcome: Outcome) -> None:
         """Give back whatever is held; an engine that is still at it hears that nobody listens."""
@@ -290,6 +289,9 @@ class Attempts:
         if outcome is Outcome.CANCELLED and self._is_told():
             outcome = self.record.outcome = Outcome.SUCCESS
         self.release(outcome)
+        # A reply knows this object by what makes its watcher: a cycle, which only the collector
+        # would find.
+        self.reply = self.shown = None
 
     def _is_told(self) -> bool:
         """Whether the client has the whole stream, its end mark too.

@@ -11,12 +11,10 @@ Nothing of this is seen by the client, but the time that it takes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 from gateway.api.traits import traits_of
 from gateway.dispatch.attempts import Attempts
-from gateway.dispatch.outcome import MOVED, Cause, Verdict
+from gateway.dispatch.outcome import MOVED, UNSENT, Cause, Verdict
 from gateway.dispatch.race import race
 from gateway.errors import GatewayError, no_healthy_upstream
 from gateway.plan.table import Plan
@@ -70,18 +68,21 @@ async def _ask(attempts: Attempts, plan: Plan) -> Verdict | None:
     """
     pool, now = plan.pool, attempts.record.started_at
     if pool.gate.try_enter():
-        attempts.entered(pool.gate, now)
+        attempts.gate, attempts.entered_at = pool.gate, now
     else:
         now = await attempts.enter(pool.gate)
     attempts.shared.budget(pool).request(now)
-    head, facts = attempts.request.head, attempts.facts
-    traits = traits_of(head, facts, pool.balancer, pool.spec.session.keys)
+    traits = traits_of(attempts.request.head, attempts.facts, pool)
     lease = pool.pick(plan.model, traits, now)
     assert lease is not None  # noqa: S101  nobody has been tried yet
+    races = traits.stream and pool.spec.hedging.enabled
     made = 0
     while True:
         made += 1
-        verdict = await _once(attempts, plan, lease, traits)
+        if races:
+            verdict = await race(attempts, plan, lease, traits)
+        else:
+            verdict = await attempts.attempt(plan, lease)
         if verdict is None:
             return None
         attempts.settle(verdict, verdict.outcome)
@@ -90,18 +91,10 @@ async def _ask(attempts: Attempts, plan: Plan) -> Verdict | None:
             lease = following
         elif verdict.error is None:
             return verdict
-        elif lease.panic and verdict.cause is Cause.UNREACHABLE:
+        elif lease.panic and verdict.cause in {Cause.UNREACHABLE, Cause.DEAF}:
             raise no_healthy_upstream(plan.model)
         else:
             raise verdict.error
-
-
-def _once(
-    attempts: Attempts, plan: Plan, lease: Lease, traits: Traits
-) -> Coroutine[Any, Any, Verdict | None]:
-    if traits.stream and plan.pool.spec.hedging.enabled:
-        return race(attempts, plan, lease, traits)
-    return attempts.attempt(plan, lease)
 
 
 async def _next(
@@ -135,8 +128,8 @@ def _repeatable(attempts: Attempts, cause: Cause) -> bool:
     """Whether the request may be sent again after this. Generating has no side effect."""
     if cause is Cause.TOO_LONG:
         return False
-    if cause is Cause.UNREACHABLE:
+    if cause in UNSENT:
         return True
     if attempts.request.rest is not None:
         return False  # A body that was passed on while it came is gone.
-    return not attempts.has_effect()
+    return not attempts.once

@@ -8,7 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway.errors import GatewayError, upstream_error, upstream_overloaded, upstream_timeout
+from gateway.errors import (
+    GatewayError,
+    overloaded,
+    upstream_error,
+    upstream_overloaded,
+    upstream_timeout,
+)
 from gateway.model import Outcome
 from gateway.relay.reply import Reply
 from gateway.relay.watch import Failure, failure_of
@@ -19,6 +25,8 @@ class Cause(StrEnum):
     """Why an attempt gave no answer to show."""
 
     UNREACHABLE = "unreachable"  # No connection: not a byte was sent.
+    DEAF = "deaf"  # The same, after a timer ran out: the network swallows what is sent there.
+    SCARCE = "scarce"  # The same, for want of descriptors or ports of the gateway's own.
     LOST = "lost"  # The connection broke, or its end came too soon.
     SILENT = "silent"  # A timer ran out.
     BROKEN = "broken"  # An error status, an error in the stream, or not what HTTP or SSE allow.
@@ -29,10 +37,17 @@ class Cause(StrEnum):
     TOO_LONG = "too_long"  # 400: the prompt does not fit into this model's context.
 
 
-MOVED = frozenset({Cause.UNREACHABLE, Cause.LOST, Cause.LEAVING})
+UNSENT = frozenset({Cause.UNREACHABLE, Cause.DEAF, Cause.SCARCE})
+"""Not a byte of the request has left."""
+
+MOVED = frozenset({Cause.UNREACHABLE, Cause.DEAF, Cause.LOST, Cause.LEAVING})
 """The endpoint is gone: trying another moves its load there and adds none."""
 
-_NOT_AT_FAULT = frozenset({Cause.OVERLOADED, Cause.LIMITED, Cause.TOO_LONG})
+_NOT_AT_FAULT = frozenset({Cause.SCARCE, Cause.OVERLOADED, Cause.LIMITED, Cause.TOO_LONG})
+
+
+SCARCE_S = 1
+"""Retry-After where the gateway has no descriptor left: streams end all the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +91,10 @@ def verdict_of(failure: Failure | UpstreamError, lost_by: UpstreamError | None =
     """Return what a broken answer amounts to; `lost_by` is how the connection broke, if it did."""
     if isinstance(failure, UpstreamError):
         # Only dialling raises: with a reply, its failure tells.
-        return Verdict(Cause.UNREACHABLE, error_of(failure))
+        if failure.ours:
+            return Verdict(Cause.SCARCE, overloaded(str(failure), SCARCE_S))
+        cause = Cause.DEAF if failure.timeout else Cause.UNREACHABLE
+        return Verdict(cause, error_of(failure))
     error = error_of(failure)
     if failure.timeout:
         return Verdict(Cause.SILENT, error)

@@ -80,7 +80,7 @@ async def _race(
 
 def _second(attempts: Attempts, plan: Plan, lease: Lease, traits: Traits) -> Lease | None:
     """Claim another endpoint, if a second attempt is possible, and worth its price now."""
-    if attempts.has_effect() or attempts.request.rest is not None:
+    if attempts.once or attempts.request.rest is not None:
         return None  # What may be sent once only.
     shared, pool = attempts.shared, plan.pool
     now = shared.monotonic()

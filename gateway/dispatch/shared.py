@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from gateway.clock import Clock
+from gateway.config.cluster import Retries
 from gateway.dispatch.backoff import Backoff
 from gateway.dispatch.budget import RetryBudget
 from gateway.dispatch.hedge import Recent
@@ -41,17 +42,18 @@ class Shared:
         """In how many seconds the event loop may take on more; 0 if it may now."""
         self.stopping = False
         """Whether the gateway is being ended by force: nothing is tried again."""
-        self._budgets: dict[tuple[str, float, float], RetryBudget] = {}
+        self._budgets: dict[str, tuple[Retries, RetryBudget]] = {}
         self._recents: dict[str, Recent] = {}
 
     def budget(self, pool: Pool) -> RetryBudget:
         """Return the retry budget of a pool's cluster; one with other figures is a new one."""
         retries = pool.spec.retries
-        key = (pool.cluster, retries.budget_percent, retries.budget_min_per_s)
-        found = self._budgets.get(key)
-        if found is None:
-            found = self._budgets[key] = RetryBudget(*key[1:])
-        return found
+        found = self._budgets.get(pool.cluster)
+        if found is not None and (found[0] is retries or found[0] == retries):
+            return found[1]
+        budget = RetryBudget(retries.budget_percent, retries.budget_min_per_s)
+        self._budgets[pool.cluster] = (retries, budget)
+        return budget
 
     def recent(self, pool: Pool) -> Recent:
         """Return the recent times to first token of a pool's cluster."""

@@ -331,8 +331,11 @@ class Reply:
     def _fail(self, failure: Failure, out: bytes) -> None:
         self.failure = failure
         self.ended = True
-        if self._down is not None and out:
-            self._down.write(out)  # Whole events from before the failure are part of the answer.
+        down = self._down
+        if down is not None:
+            down.detach()  # Its connection may carry another's request before this one is over.
+            if out:
+                down.write(out)  # Whole events from before the failure are part of the answer.
         elif out:
             self._held.append(out)
         self._wake()

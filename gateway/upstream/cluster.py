@@ -7,7 +7,6 @@ once and its streams go on to their end.
 
 from __future__ import annotations
 
-import sys
 from asyncio import Future
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -71,9 +70,8 @@ class Cluster:
         self._leaving: list[_Leaving] = []
         self._whole: Pool | None = None
         self._parts: dict[tuple[str, ...], Pool] = {}
-        self._capped = False
         queue: Queue[Future[None]] = Queue(spec.queue.size, spec.queue.timeout_s)
-        self.gate = Gate(name, spec.max_inflight, queue, self._room, self._rng)
+        self.gate = Gate(name, spec.max_inflight, queue, None, self._rng)
         self.configure(spec, self.trust)
 
     def __repr__(self) -> str:
@@ -166,7 +164,8 @@ class Cluster:
         self.models = {
             name: entries for name, entries in self.models.items() if name in self.clients
         }
-        self._capped = any(endpoint.max_inflight for endpoint in self.endpoints)
+        capped = any(endpoint.max_inflight for endpoint in self.endpoints)
+        self.gate.room = self._room if capped else None
         self._rejoin()
 
     def _rejoin(self) -> None:
@@ -245,7 +244,7 @@ class Cluster:
         return BALANCERS[self.spec.balancer](spec, self._rng)
 
     def _room(self) -> int:
-        return room(self.endpoints, self._monotonic()) if self._capped else sys.maxsize
+        return room(self.endpoints, self._monotonic())
 
     def _address(self, url: str) -> Address:
         parts = urlsplit(url)

@@ -7,11 +7,11 @@ Pure: callers pass outcomes and times; nothing here probes, logs or counts metri
 
 from __future__ import annotations
 
-from math import inf
+from math import exp, inf
 from urllib.parse import urlsplit
 
 from gateway.model import Outcome
-from gateway.upstream.latency import PeakEwma
+from gateway.upstream.latency import TAU_S, PeakEwma
 from gateway.upstream.load import STALE_S, EngineLoad, extra_load
 from gateway.upstream.peers import Peers
 from gateway.upstream.standing import Change, EndpointSpec, Health, Standing, State
@@ -84,7 +84,9 @@ class Endpoint(Standing):
 
     def latency(self, stream: bool, now: float) -> float:
         """Return its peak-EWMA latency in seconds, decayed to `now`; 0 if never observed."""
-        return (self._first_token if stream else self._whole).read(now)
+        average = self._first_token if stream else self._whole
+        cost_s = average.cost_s  # `PeakEwma.read`, but for the call: p2c asks twice a request.
+        return cost_s * exp((average.stamp - now) / TAU_S) if cost_s else 0.0
 
     def start(self, now: float) -> int:
         """Claim it for one request; return the ticket that `finish` wants."""

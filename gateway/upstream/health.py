@@ -18,6 +18,7 @@ from tenacity.wait import wait_random
 
 from gateway.upstream.endpoint import Endpoint, Health
 from gateway.upstream.load import EngineLoad, parse_load
+from gateway.wire.scarcity import is_scarcity
 
 _LOG = logging.getLogger("sluice.health")
 
@@ -37,9 +38,12 @@ ModelEntry = dict[str, Any]
 """One entry of an engine's `/v1/models`."""
 
 
-async def probe(http: httpx.AsyncClient, endpoint: Endpoint, path: str, timeout_s: float) -> str:
+async def probe(
+    http: httpx.AsyncClient, endpoint: Endpoint, path: str, timeout_s: float
+) -> str | None:
     """Ask once whether the endpoint is well; return why not, "" for any 2xx within `timeout_s`.
 
+    None says that it could not be asked, for want of descriptors or ports of our own.
     Only the head is read: a body that never ends must not hold up the next probe.
     """
     try:
@@ -49,6 +53,8 @@ async def probe(http: httpx.AsyncClient, endpoint: Endpoint, path: str, timeout_
         ):
             return "" if response.is_success else f"{path} answered {response.status_code}"
     except httpx.HTTPError as error:
+        if is_scarcity(error):
+            return None
         return str(error) or type(error).__name__
     except TimeoutError:
         return f"{path} took more than {timeout_s:g} s"
@@ -140,6 +146,9 @@ class Watch:
         """
         endpoint = self._endpoint
         why = await probe(self._http, endpoint, path, timeout_s)
+        if why is None:
+            _LOG.warning("endpoint %s: no descriptor is left to probe it with", endpoint.id)
+            return
         if why and why != self._known:
             _LOG.warning("endpoint %s: probe failed: %s", endpoint.id, why)
         self._known = why

@@ -24,29 +24,30 @@ MAX_PENALTY_S = 60.0
 class PeakEwma:
     """A decaying average of latencies that rises at once. A call costs about 0.2 µs."""
 
-    __slots__ = ("_cost_s", "_stamp")
+    __slots__ = ("cost_s", "stamp")
 
     def __init__(self) -> None:
-        self._cost_s = 0.0
-        self._stamp = 0.0
+        self.cost_s = 0.0
+        """The seconds that it stood at when it was `stamp`."""
+        self.stamp = 0.0
 
     def read(self, now: float) -> float:
         """Return the seconds it stands at; 0 if nothing was observed (or not for hours)."""
-        cost_s = self._cost_s
-        return cost_s * exp((self._stamp - now) / TAU_S) if cost_s else 0.0
+        cost_s = self.cost_s
+        return cost_s * exp((self.stamp - now) / TAU_S) if cost_s else 0.0
 
     def observe(self, latency_s: float, now: float) -> None:
         """Apply one latency."""
-        weight = exp((self._stamp - now) / TAU_S)
-        cost_s = self._cost_s * weight
-        self._cost_s = latency_s if latency_s > cost_s else cost_s + latency_s * (1 - weight)
-        self._stamp = now
+        weight = exp((self.stamp - now) / TAU_S)
+        cost_s = self.cost_s * weight
+        self.cost_s = latency_s if latency_s > cost_s else cost_s + latency_s * (1 - weight)
+        self.stamp = now
 
     def forget(self) -> None:
         """Begin anew: what was known is of another life of the endpoint."""
-        self._cost_s = 0.0
+        self.cost_s = 0.0
 
     def penalise(self, now: float) -> None:
         """Apply a failure, which must never make an endpoint look fast: twice the present value."""
-        self._cost_s = min(max(self.read(now) * 2, PENALTY_S), MAX_PENALTY_S)
-        self._stamp = now
+        self.cost_s = min(max(self.read(now) * 2, PENALTY_S), MAX_PENALTY_S)
+        self.stamp = now

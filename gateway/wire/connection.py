@@ -150,7 +150,9 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether the connection may carry another exchange."""
-        return self._transport is not None and not self._transport.is_closing()
+        transport = self._transport
+        # One that was paused for a slow client may have had its last read under way by then.
+        return transport is not None and not transport.is_closing() and transport.is_reading()
 
     def expired(self, now: float) -> UpstreamError | None:
         """Say which timer of the exchange under way has run out, if one has."""
@@ -296,6 +298,8 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200 or self._out_of_step:
             return
+        if self._fed > MAX_HEAD_BYTES and _size_of(self._headers) > MAX_HEAD_BYTES:
+            return  # One read may bring both ends of it; what reads on is told after the parse.
         self._head_done = True
         if self._receiver is not None:
             self._receiver.head(read_response_head(status, self._headers))
@@ -318,3 +322,7 @@ class Connection(asyncio.Protocol):
         if self._head_done and not self._whole:
             self._whole = True
             self._keeps_alive = self._parser.should_keep_alive()
+
+
+def _size_of(headers: Headers) -> int:
+    return sum(len(name) + len(value) for name, value in headers)

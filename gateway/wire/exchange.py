@@ -227,6 +227,10 @@ class Exchange:
         if self._protocol.write_paused:
             source.pause()
 
+    def detach(self) -> None:
+        """Let go of the source; another may follow."""
+        self.source = None
+
     def write(self, data: bytes) -> None:
         """Send a piece of the body."""
         if self._chunked:
@@ -239,6 +243,7 @@ class Exchange:
 
     def finish(self, data: bytes = b"") -> None:
         """Send the last piece and end the response."""
+        self.source = None  # First: full up by this very piece, we must not pause who is free now.
         if self._chunked:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         if data:
@@ -251,7 +256,6 @@ class Exchange:
         self._protocol.transport.abort()
 
     def _complete(self) -> None:
-        self.source = None
         self.response_complete = True
         if self.more_body:
             self._protocol.linger()

@@ -54,6 +54,10 @@ class QueuedDownstream:
         if self._paused:
             source.pause()
 
+    def detach(self) -> None:
+        """Let go of the source; another may follow."""
+        self._source = None
+
     def write(self, data: bytes) -> None:
         """Take a piece of the body; pause the engine if the reader lags."""
         self._queue.append(data)
@@ -69,6 +73,7 @@ class QueuedDownstream:
 
     def finish(self, data: bytes = b"") -> None:
         """Take the last piece."""
+        self.detach()
         if data:
             self.write(data)
         self._ended = True
@@ -97,9 +102,10 @@ class QueuedDownstream:
             while self._queue:
                 piece = self._queue.popleft()
                 self._queued_bytes -= len(piece)
-                if self._paused and self._queued_bytes <= HIGH_WATER_BYTES // 2 and self._source:
+                if self._paused and self._queued_bytes <= HIGH_WATER_BYTES // 2:
                     self._paused = False
-                    self._source.resume()
+                    if self._source is not None:
+                        self._source.resume()
                 yield piece
             if self._aborted:
                 raise AbortedError

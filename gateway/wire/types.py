@@ -75,6 +75,9 @@ class Downstream(Protocol):
     def attach(self, source: Source) -> None:
         """Name what the body comes from: it is paused while the client is slow."""
 
+    def detach(self) -> None:
+        """Let go of the source: its response has ended, and it may be another's from now on."""
+
     def write(self, data: bytes) -> None:
         """Send a piece of the body."""
 
@@ -108,13 +111,17 @@ class UpstreamError(Exception):
     """An endpoint did not answer, or not in HTTP; the message says what happened.
 
     `timeout` marks silence. `stale` marks a kept-alive connection that the engine closed before
-    any response byte: the request was most likely never read.
+    any response byte: the request was most likely never read. `ours` marks a connection that could
+    not be made for want of something on this machine.
     """
 
-    def __init__(self, message: str, *, timeout: bool = False, stale: bool = False) -> None:
+    def __init__(
+        self, message: str, *, timeout: bool = False, stale: bool = False, ours: bool = False
+    ) -> None:
         super().__init__(message)
         self.timeout = timeout
         self.stale = stale
+        self.ours = ours
 
 
 Serve = Callable[[Request, Downstream], Coroutine[Any, Any, None]]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from gateway.wire.connection import Connection
 from gateway.wire.familiar import FamiliarHead
 from gateway.wire.guard import Headers, ResponseHead, read_response_head
+from gateway.wire.scarcity import is_scarcity
 from gateway.wire.types import UpstreamError
 
 IDLE_EXPIRY_S = 4.0
@@ -104,6 +105,9 @@ class Client:
             raise UpstreamError("Connecting to the engine took too long.", timeout=True) from None
         except OSError as error:
             reason = error.strerror or type(error).__name__
+            if is_scarcity(error):
+                message = f"The gateway cannot open another connection: {reason}."
+                raise UpstreamError(message, ours=True) from None
             raise UpstreamError(f"The engine cannot be reached: {reason}.") from None
         self._all.add(connection)
         return connection

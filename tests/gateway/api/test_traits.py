@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import pytest
 
 from gateway.api.body import Facts, read_json
 from gateway.api.traits import session_of, traits_of
 from gateway.upstream.traits import STREAM, WHOLE
 from gateway.wire.guard import Head, Limits, read_head
+from tests.support.pools import pool_of
 
 KEYS = ("header:x-session-id", "header:x-user-id", "body:user")
-
-
-@dataclass
-class Rule:
-    """What a balancer says of itself."""
-
-    needs_session: bool = False
-    needs_prompt: bool = False
-
-    def pick(self, candidates: Any, traits: Any, now: float) -> Any:
-        raise AssertionError("nothing is picked here")
 
 
 def head(**fields: str) -> Head:
@@ -39,7 +26,7 @@ def test_most_balancers_need_no_object_of_their_own() -> None:
     """The two that all requests share."""
     for stream, expected in (("true", STREAM), ("false", WHOLE), ('"yes"', WHOLE)):
         asked = facts(f'{{"model":"m","stream":{stream}}}')
-        assert traits_of(head(), asked, Rule(), KEYS) is expected
+        assert traits_of(head(), asked, pool_of(2, balancer="p2c")) is expected
 
 
 @pytest.mark.parametrize(
@@ -70,5 +57,13 @@ def test_other_places_of_a_key() -> None:
 def test_the_prompt_is_the_text_as_it_was_written(key: str) -> None:
     """Equal beginnings have equal bytes."""
     asked = facts(f'{{"model":"m","{key}": ["a",  1]}}')
-    traits = traits_of(head(), asked, Rule(needs_prompt=True, needs_session=True), KEYS)
+    traits = traits_of(head(), asked, pool_of(2, balancer="prefix"))
     assert (traits.prompt, traits.session, traits.stream) == (b'["a",  1]', b"", False)
+
+
+def test_a_session_is_read_where_the_cluster_says() -> None:
+    """And the prompt is not."""
+    asked = facts('{"model":"m","user":"b","prompt":"p","stream":true}')
+    pool = pool_of(2, balancer="session", session={"keys": ["body:user"]})
+    traits = traits_of(head(x_session_id="s"), asked, pool)
+    assert (traits.session, traits.prompt, traits.stream) == (b"b", b"", True)

@@ -64,7 +64,7 @@ class FakeDown:
     raw: bool = True
     started: bool = False
     sent: list[object] = field(default_factory=list)
-    sources: list[Source] = field(default_factory=list)
+    sources: list[Source | None] = field(default_factory=list)
 
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         self.sent.append(("respond", status, body))
@@ -75,6 +75,9 @@ class FakeDown:
 
     def attach(self, source: Source) -> None:
         self.sources.append(source)
+
+    def detach(self) -> None:
+        self.sources.append(None)
 
     def write(self, data: bytes) -> None:
         self.sent.append(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import AsyncIterator
 from random import Random
@@ -49,6 +50,20 @@ async def test_no_answer_is_not_well(error: Exception) -> None:
         with respx.mock:
             respx.get("http://e:1/health").mock(side_effect=error)
             assert await probe(http, E, "/health", 1.0)
+
+
+async def test_a_lack_of_descriptors_says_nothing_of_the_endpoint() -> None:
+    """It is neither well nor unwell, however often it cannot be asked."""
+
+    def refuse(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("failed") from OSError(errno.EMFILE, "Too many open files")
+
+    async with Watched() as watched:
+        await watched.probe()
+        watched.health.mock(side_effect=refuse)
+        for _ in range(5):
+            await watched.watch.probe_once("/health", 1.0)
+        assert watched.endpoint.available(watched.now)
 
 
 class Endless(httpx.AsyncByteStream):
