@@ -79,7 +79,7 @@ class Gate:
         self._limit = sys.maxsize if max_inflight is None else max_inflight
         self._queue = queue
         self.room = room
-        """May be set at any time; None where no endpoint has a cap: that saves each request a call."""
+        """May be set at any time; None where no endpoint has a cap: each request saves a call."""
         self._rng = rng
         self._drain = DrainRate()
         self._claimed = 0  # Let in by `_wake`, but not yet awake to take their place.

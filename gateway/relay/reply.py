@@ -163,7 +163,8 @@ class Reply:
     def splice(self, down: Downstream, lines: bytes) -> None:
         """Commit: write the response head and what is held, then let reads flow to `down`.
 
-        Where the client has a head already, `lines` are for nobody: the stream goes on.
+        Where the client has a head already, `lines` are for nobody: the stream goes on. A reply
+        that failed since it was ready shows what it had; what follows is for the caller to say.
         """
         body = self.body
         self._held.clear()
@@ -174,7 +175,7 @@ class Reply:
             if length is not None:
                 length += len(renamed) - len(body)
             body = renamed
-        if self.ended:
+        if self.ended and self.failure is None:
             if down.started:
                 down.finish(body)
             else:
@@ -182,6 +183,9 @@ class Reply:
             return
         if not down.started:
             down.start(self.status, lines, length)
+        if self.ended:
+            down.write(body)
+            return
         assert self._source is not None  # noqa: S101  a reply that is not ended has one
         down.attach(self._source)
         if body:

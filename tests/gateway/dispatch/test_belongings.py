@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import pytest
-
 from tests.support.engine import (
     DONE,
     Script,
     Then,
     Turn,
-    event,
     finish,
-    response,
     stream,
     token,
 )
 from tests.support.failover import failover
 from tests.support.raw import post
-from tests.support.rig import CHAT, STREAM, eventually
+from tests.support.rig import STREAM
 
 WHOLE = stream(token("a"), finish(), DONE)
-ANSWER = [response(b'{"answer":1}')]
-OOPS = [response(b'{"error":{"message":"no"}}', b"500 Oops")]
 GREEDY = {**STREAM, "temperature": 0}
-FALLBACK = {"m": {"cluster": "pool", "fallbacks": ["o"]}}
-EFFECT = {"model": "m", "input": "hi", "store": True}
 ENDED_EARLY: Script = [*stream(token("a"), whole=False), Then.YIELD, b"0\r\n\r\n"]
 """A clean end of the response without an end of the answer: the connection is kept alive."""
 
@@ -34,16 +24,19 @@ ENDED_EARLY: Script = [*stream(token("a"), whole=False), Then.YIELD, b"0\r\n\r\n
 async def test_a_client_that_leaves_while_its_stream_is_resumed_cuts_nobody_elses() -> None:
     """The connection of its first reply carries another client's request by then."""
     first, second = Turn(), Turn()
-    async with failover([ENDED_EARLY, [second, *WHOLE]], [[first, *WHOLE]]) as rig:
-        async with rig.client() as leaving, rig.client() as staying:
-            leaving.send(post(GREEDY))
-            await rig.engines[1].wait_requests(1)  # It is being resumed there.
-            rig.gateway.clusters["pool"].endpoints[1].drain()
-            staying.send(post(STREAM))
-            other = await rig.engines[0].wait_requests(2)
-            assert other.connection == rig.engines[0].requests[0].connection
-            leaving.leave()
-            await rig.engines[1].requests[0].abandoned()
-            second.go.set()
-            answer = await staying.answer()
-            assert answer.body == token("a") + finish() + DONE
+    async with (
+        failover([ENDED_EARLY, [second, *WHOLE]], [[first, *WHOLE]]) as rig,
+        rig.client() as leaving,
+        rig.client() as staying,
+    ):
+        leaving.send(post(GREEDY))
+        await rig.engines[1].wait_requests(1)  # It is being resumed there.
+        rig.gateway.clusters["pool"].endpoints[1].drain()
+        staying.send(post(STREAM))
+        other = await rig.engines[0].wait_requests(2)
+        assert other.connection == rig.engines[0].requests[0].connection
+        leaving.leave()
+        await rig.engines[1].requests[0].abandoned()
+        second.go.set()
+        answer = await staying.answer()
+        assert answer.body == token("a") + finish() + DONE

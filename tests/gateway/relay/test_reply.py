@@ -179,6 +179,19 @@ def test_a_stream_that_fails_at_once_is_a_failure_and_hung_up_on(
     assert one.source.closed
 
 
+@pytest.mark.parametrize("head", [EVENTS, plain(HOLD_BYTES + 9)])
+def test_what_breaks_between_ready_and_shown_shows_what_it_had(head: ResponseHead) -> None:
+    """And is not ended: another stream may follow, or the client has to be told."""
+    one = run(head)
+    body = token("a") if head is EVENTS else b"x" * (HOLD_BYTES + 1)
+    one.reply.data(body, last=False)
+    assert one.reply.ready
+    one.reply.lost(UpstreamError("reset"))
+    one.commit()
+    assert one.down.sent == [("start", 200, head.length), body]
+    assert one.reply.failure is not None
+
+
 @pytest.mark.parametrize("body", [b"", b": ping\n\n", DONE, token("a"), token("a")[:9], usage()])
 def test_a_stream_that_ends_before_its_answer_is_a_failure(body: bytes) -> None:
     """A clean end of bytes is no success by itself."""

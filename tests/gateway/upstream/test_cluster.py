@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from random import Random
 from typing import Any
 
@@ -181,11 +180,13 @@ def test_registrations_outlive_a_reload_that_allows_them() -> None:
 def test_room_counts_only_where_there_is_a_cap() -> None:
     """An endpoint's own limit that comes with a reload holds the gate, too."""
     running = cluster("a:1")
-    assert running.gate._room is not None
-    assert running.gate._room() == sys.maxsize
+    assert running.gate.room is None
     capped = ClusterSpec.model_validate({"endpoints": [{"url": "http://a:1", "max_inflight": 2}]})
     change(running, capped)
-    assert running.gate._room() == 2
+    assert running.gate.room is not None
+    assert running.gate.room() == 2
+    change(running, spec("a:1"))
+    assert running.gate.room is None
 
 
 def test_a_late_list_of_models_is_not_news() -> None:

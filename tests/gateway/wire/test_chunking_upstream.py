@@ -44,6 +44,9 @@ class FakeTransport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closed
 
+    def is_reading(self) -> bool:
+        return True
+
     def abort(self) -> None:
         self.closed = True
 

@@ -33,3 +33,10 @@ def test_what_the_peer_does_is_not(error: Exception) -> None:
     assert not is_scarcity(error)
     assert not is_scarcity(raised(error, cause=True))
     assert not is_scarcity(ExceptionGroup("all", [error]))
+
+
+def test_exceptions_that_came_from_each_other_are_read_once() -> None:
+    """As one that was raised again while the other was handled."""
+    first, second = ValueError(), ValueError()
+    first.__context__, second.__context__ = second, first
+    assert not is_scarcity(first)
