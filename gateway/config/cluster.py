@@ -223,7 +223,8 @@ class Session(Spec):
         gt=1,
         le=10,
         description="An endpoint gets no further session while it has more than this times the "
-        "average load (consistent hashing with bounded loads: 1.25).",
+        "average load (consistent hashing with bounded loads: 1.25). Up to four requests it always "
+        "takes. The balancer `prefix` allows as much over the least busy endpoint.",
     )
 
 

@@ -6,17 +6,22 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.support.markdown import ROOT, Block, page
-from tests.support.process import server
+from tests.support.process import server, until
 
 README = page("README.md")
+ASKING = [block for block in README.blocks("bash") if "kill" not in block.text]
+KILLING = [block for block in README.blocks("bash") if "kill" in block.text]
 SHOWN = "http://127.0.0.1:8000"
 """The address in the examples; only this is replaced."""
 
@@ -46,19 +51,67 @@ def run(argv: list[str], gateway: str, code: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples are curl's")
-@pytest.mark.parametrize("block", README.blocks("bash"), ids=lambda block: block.text[:60])
+@pytest.mark.parametrize("block", ASKING, ids=lambda block: block.text[:60])
 def test_a_curl_example(gateway: str, block: Block) -> None:
     """A curl example gets an answer: whole, and from a simulated engine that says so."""
     said = run(["bash", "-euo", "pipefail", "-c"], gateway, block.text)
 
-    if '"stream": true' in block.text:
-        chunks = [line.removeprefix("data: ") for line in said.split("\n\n") if line]
-        assert chunks.pop() == "[DONE]"
-        deltas = [json.loads(chunk)["choices"][0]["delta"] for chunk in chunks]
-        text = "".join(delta.get("content", "") for delta in deltas)
-    else:
-        text = json.loads(said)["generated_text"]
+    streams = '"stream": true' in block.text
+    text = streamed(said) if streams else json.loads(said)["generated_text"]
     assert text.startswith("Simulated")
+
+
+def streamed(said: str) -> str:
+    """Return the text of a whole stream of chat events."""
+    chunks = [line.removeprefix("data: ") for line in said.split("\n\n") if line]
+    assert chunks.pop() == "[DONE]"
+    deltas = [json.loads(chunk)["choices"][0]["delta"] for chunk in chunks]
+    return "".join(delta.get("content", "") for delta in deltas)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on; an example names the ports of what it starts."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in found:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in found]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the example is curl's")
+def test_the_example_with_a_death(tmp_path: Path) -> None:
+    """An engine dies under ten streams; each is whole, all texts are equal, some were resumed."""
+    (block,) = KILLING
+    ports = dict(zip(("8000", "8101", "8102"), map(str, free_ports(3)), strict=True))
+    assert all(port in block.text for port in ports)
+    code = re.sub("|".join(ports), lambda found: ports[found[0]], block.text)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    env = {**ENV, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    # In a session of its own, so that nothing that it starts outlives a failure.
+    with subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", code],
+        cwd=tmp_path,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as child:
+        try:
+            said, complaints = child.communicate(timeout=120)
+            assert child.returncode == 0, complaints
+            (log,) = tmp_path.glob("tmp.*/gateway.log")
+            until(lambda: '"resumes":1' in log.read_text(), "the log tells of a resume")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+    count, *series = said.splitlines()
+    assert count == "10"
+    assert sum(float(line.rpartition(" ")[2]) for line in series if 'result="resumed"' in line) > 0
+    answers = [streamed(file.read_text()) for file in tmp_path.glob("tmp.*/*.txt")]
+    assert len(answers) == 10
+    assert len(set(answers)) == 1
 
 
 @pytest.mark.parametrize("block", README.blocks("python"), ids=lambda block: block.text[:30])
@@ -73,7 +126,8 @@ def test_a_python_example(gateway: str, block: Block) -> None:
 
 def test_there_are_examples_of_each_kind() -> None:
     """The tests above have something to run."""
-    assert [len(README.blocks(language)) for language in ("bash", "python", "yaml")] == [2, 1, 1]
+    assert (len(ASKING), len(KILLING)) == (2, 1)
+    assert [len(README.blocks(language)) for language in ("python", "yaml")] == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/configuration.md"])
