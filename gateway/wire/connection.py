@@ -30,6 +30,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_address",
         "_aligned",
+        "_bare",
         "_body",
         "_chunk_done",
         "_client",
@@ -65,6 +66,7 @@ class Connection(asyncio.Protocol):
         self._head_done = False
         self._whole = False
         self._fed = 0  # Bytes of this response's head; 0 also says that not a byte has come.
+        self._bare = 0  # Bytes since the last chunk began that brought none of the body.
         self._heard = False
         self._aligned = False
         self._chunk_done = False
@@ -92,7 +94,7 @@ class Connection(asyncio.Protocol):
         self._head_done = self._whole = self._heard = False
         self._aligned = self._chunk_done = False
         self._take = None
-        self._fed = 0
+        self._fed = self._bare = 0
         self.quiet_until = now + address.first_byte_s
         self.total_until = min(now + address.total_s, until)
         self._transport.write(data)
@@ -220,7 +222,7 @@ class Connection(asyncio.Protocol):
         if self._chunk_done and data.endswith(b"\r\n"):
             # The parser stands between two chunks, where it may be left out.
             self._aligned = not self._whole
-        self._deliver(receiver)
+        self._deliver(data, receiver)
 
     def _take_familiar(self, data: bytes, receiver: Receiver) -> bool:
         """Take a whole response whose head is one that this endpoint has sent before."""
@@ -235,7 +237,7 @@ class Connection(asyncio.Protocol):
         receiver.data(data[found[1] :], last=True)
         return True
 
-    def _deliver(self, receiver: Receiver) -> None:
+    def _deliver(self, data: bytes, receiver: Receiver) -> None:
         parts = self._body
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
@@ -246,6 +248,10 @@ class Connection(asyncio.Protocol):
             receiver.data(body, last=True)
         elif body:
             receiver.data(body, last=False)
+        else:
+            self._bare += len(data)
+            if self._bare > MAX_HEAD_BYTES:  # The parser would keep all of a trailer.
+                self.fail(UpstreamError("The engine sent too much that is not its answer."))
 
     def pause_writing(self) -> None:
         """The engine reads the request slowly."""
@@ -312,6 +318,7 @@ class Connection(asyncio.Protocol):
     def on_chunk_header(self) -> None:
         """A chunk begins."""
         self._chunk_done = False
+        self._bare = 0
 
     def on_chunk_complete(self) -> None:
         """A chunk has ended."""
