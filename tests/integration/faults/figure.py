@@ -47,6 +47,8 @@ class Scale:
     loris: int
     """Connections of each kind of slow client."""
     soak_s: float
+    stream_s: float
+    """How long the streams are that outlast a SIGTERM."""
 
 
 CI = Scale(
@@ -63,6 +65,7 @@ CI = Scale(
     slow_stream_mib=16,
     loris=100,
     soak_s=8,
+    stream_s=4,
 )
 """Short timers; every bound that follows from one is stated with it."""
 
@@ -80,6 +83,7 @@ FULL = Scale(
     slow_stream_mib=1,
     loris=100,
     soak_s=1200,
+    stream_s=20,
 )
 """The table's own numbers. The slack is the grain of the gateway's timers, swept every 0.25 s."""
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.integration.faults import (
     clients,
     clocks,
     death,
+    draining,
     malformed,
+    overload,
     pools,
     refusals,
     reloads,
@@ -41,29 +43,59 @@ ROWS: Mapping[int, Row] = {
     11: Row("200 clients leave mid-stream", pools.row_11),
     12: Row("slow readers of long streams", clients.row_12),
     13: Row("slow-loris, slow bodies, slow readers", clients.row_13),
+    14: Row("SIGTERM under load", draining.row_14),
     15: Row("reloads under load", reloads.row_15),
     19: Row("wall clock ± 1 h", clocks.row_19),
     20: Row("EMFILE at 256 descriptors", clients.row_20),
+    21: Row("3x overload", overload.row_21),
     22: Row("client deadline of 2 s", timers.row_22),
     23: Row("every endpoint dies, then returns", death.row_23),
     25: Row("soak, half of the clients cancelling", soak.row_25),
 }
 
-TESTED: Mapping[int, tuple[str, str, str]] = {
-    8: (
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """What is wanted beside the rows' figures, or is no row at all, and the file that tests it."""
+
+    row: str
+    """The row's number, or a name."""
+    fault: str
+    wanted: str
+    path: str
+
+
+_HERE = "tests/integration/faults"
+
+TESTED: Sequence[Tested] = (
+    Tested(
+        "1",
+        "kill -9 under 200 streams; the same with real vLLM",
+        "no failure; the uninterrupted text",
+        f"{_HERE}/test_survival.py",
+    ),
+    Tested(
+        "8",
         "broken streams: LangChain, openai-node",
         "all raise",
         "tests/integration/test_cut_streams.py",
     ),
-    14: (
-        "SIGTERM under load",
-        "0 dropped; readiness 503 at once; second SIGTERM or deadline forces",
-        "tests/integration/faults/test_drain.py",
+    Tested(
+        "14",
+        "SIGTERM under a WebSocket",
+        "the answer, then 1012",
+        f"{_HERE}/test_drain.py",
     ),
-    21: (
-        "3x overload",
-        "early 503 + Retry-After; goodput ≥ 90 % of peak",
-        "tests/integration/faults/test_overload.py",
+    Tested(
+        "21",
+        "overload: priorities, tenants, deadlines, leavers",
+        "who should be served is",
+        f"{_HERE}/test_overload.py",
     ),
-}
-"""Rows that are tests of their own: fault, what is wanted, file."""
+    Tested(
+        "sdk",
+        "the catalogue of provider faults",
+        "the whole answer in bounded time",
+        f"{_HERE}/test_catalogue.py",
+    ),
+)
