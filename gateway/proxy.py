@@ -55,7 +55,9 @@ class Proxy:
             attempts = Attempts(self._shared, request, facts, plan, record)
             if facts.stream is True:
                 self.pulse.add(attempts, down)
-            reply = await first_reply(attempts)
+            await first_reply(attempts)
+            reply = attempts.reply
+            assert reply is not None  # noqa: S101  without a reply there is an error
             self._commit(reply, attempts, down)
             if not reply.ended:
                 await reply.news()

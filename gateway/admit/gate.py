@@ -144,9 +144,10 @@ class Gate:
     def leave(self, since: float, now: float) -> None:
         """Give the place back that was taken at `since`; the next in turn gets it. 0.3 µs."""
         self.inflight -= 1
-        self._drain.ended(now - since, now)
-        if self._queue.count:
-            self._wake()
+        if self._limit < sys.maxsize or self.room is not None:  # Else nobody ever waits.
+            self._drain.ended(now - since, now)
+            if self._queue.count:
+                self._wake()
 
     def poke(self) -> None:
         """There may be room that no `leave` told of: an endpoint came back, or a limit grew."""

@@ -19,7 +19,7 @@ def traits_of(head: Head, facts: Facts, pool: Pool) -> Traits:
     streams = facts.stream is True
     if not balancer.needs_session and not balancer.needs_prompt:
         return STREAM if streams else WHOLE
-    keys = pool.spec.session.keys
+    keys = pool.owner.spec.session.keys
     session = session_of(head, facts, keys) if balancer.needs_session else b""
     prompt = (bytes(facts.messages) or bytes(facts.prompt)) if balancer.needs_prompt else b""
     return Traits(stream=streams, session=session, prompt=prompt)

@@ -9,43 +9,32 @@ from gateway.wire.connection import Connection
 from gateway.wire.upstream import Client
 
 
-class Way:
-    """How one request's attempts are made: what is the same for each of them."""
-
-    __slots__ = ("monotonic", "new_reply", "once", "until")
-
-    def __init__(
-        self,
-        new_reply: Callable[[], Reply],
-        monotonic: Callable[[], float],
-        until: float,
-        *,
-        once: bool = False,
-    ) -> None:
-        """`until` is when the reply must be ready; `once`: never send it twice, on no account."""
-        self.new_reply = new_reply
-        self.monotonic = monotonic
-        self.until = until
-        self.once = once
-
-
-async def send(client: Client, request: bytes, way: Way) -> Reply:
+async def send(
+    client: Client,
+    request: bytes,
+    new_reply: Callable[[], Reply],
+    monotonic: Callable[[], float],
+    until: float,
+    once: bool = False,
+) -> Reply:
     """Put `request` to the endpoint and wait for the commit point of its reply.
 
-    A kept-alive connection may be closed by the engine at the moment it is used; if not a byte
-    of response came, the request goes once more on a new connection. Raises `UpstreamError` if
-    no connection can be made; what happens after that is told by the reply.
+    `until` is when that must be reached (monotonic seconds). A kept-alive connection may be closed
+    by the engine at the moment it is used; if not a byte of response came, the request goes once
+    more on a new connection, but not with `once`: then it is never sent twice, on no account.
+    Raises `UpstreamError` if no connection can be made; what happens after that is told by the
+    reply.
     """
-    now = way.monotonic()
-    connection = None if way.once else client.take(now)
+    now = monotonic()
+    connection = None if once else client.take(now)
     fresh = connection is None
     while True:
         if connection is None:
-            connection = await client.dial(way.until - now)
-            now = way.monotonic()
-        reply = way.new_reply()
+            connection = await client.dial(until - now)
+            now = monotonic()
+        reply = new_reply()
         try:
-            connection.send(request, reply, now, way.until)
+            connection.send(request, reply, now, until)
             if not reply.ended:  # It cannot have begun yet, only failed.
                 await reply.news()
         except BaseException:  # Cancelled: the engine must see its client leave.
@@ -58,16 +47,21 @@ async def send(client: Client, request: bytes, way: Way) -> Reply:
 
 
 async def send_streaming(
-    client: Client, request: bytes, rest: AsyncIterator[bytes], way: Way
+    client: Client,
+    request: bytes,
+    rest: AsyncIterator[bytes],
+    new_reply: Callable[[], Reply],
+    monotonic: Callable[[], float],
+    until: float,
 ) -> Reply:
     """Put a request to the endpoint whose body is still coming: `request`, then each of `rest`.
 
     A body can be sent only once, so the connection is always a new one: it cannot be stale.
     """
-    connection = await client.dial(way.until - way.monotonic())
-    reply = way.new_reply()
+    connection = await client.dial(until - monotonic())
+    reply = new_reply()
     try:
-        connection.send(request, reply, way.monotonic(), way.until)
+        connection.send(request, reply, monotonic(), until)
         connection.begin_unfinished()
         await _pump(connection, rest, reply)
         if not reply.ready:

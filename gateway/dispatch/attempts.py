@@ -16,9 +16,10 @@ from gateway.admit.ticket import read_priority
 from gateway.api.body import Facts, has_effect
 from gateway.api.prepare import outgoing
 from gateway.api.routes import watcher_for
-from gateway.dispatch.attempt import Way, send, send_streaming
+from gateway.dispatch.attempt import send, send_streaming
 from gateway.dispatch.backoff import retry_after
-from gateway.dispatch.outcome import Cause, Verdict, judge, verdict_of
+from gateway.dispatch.blame import blame, is_out_of_patience
+from gateway.dispatch.outcome import UNSENT, Cause, Verdict, judge, verdict_of
 from gateway.dispatch.shared import Shared
 from gateway.model import Outcome
 from gateway.plan.table import Plan
@@ -34,8 +35,14 @@ from gateway.wire.types import Request, UpstreamError
 OVERLOAD_S = 1.0
 """How long an endpoint that refused for load, without saying for how long, comes after others."""
 
+MAX_OVERLOAD_S = 60.0
+"""The longest that one is left alone; openai-python takes a longer Retry-After for a mistake."""
+
 _NEVER_AGAIN = frozenset({Cause.DEAF, Cause.SILENT, Cause.REFUSED})
 """What a second try at the same endpoint would only repeat, after as long a wait."""
+
+_TIMED_OUT = frozenset({Cause.DEAF, Cause.SILENT})
+_SUCCESS = Outcome.SUCCESS  # To reach it through its class takes 0.1 µs in Python 3.11.
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,7 @@ class Attempts:
         "request",
         "shared",
         "shown",
+        "spent",
         "tried",
         "until",
     )
@@ -91,12 +99,14 @@ class Attempts:
         self.tried: list[Endpoint] = []
         self.given_up: list[Endpoint] = []
         head, now = request.head, record.started_at
-        self.until = now + plan.pool.spec.timeouts.total_s
+        self.until = now + plan.pool.owner.spec.timeouts.total_s
         """When the answer must have ended (monotonic seconds)."""
         if head.total_s:
             self.until = min(self.until, now + head.total_s)
         self.once = request.route.name == "responses" and has_effect(request.body)
         """Whether it may be sent once only."""
+        self.spent = False
+        """Whether that has been done, or its body was passed on while it came, and is gone."""
         self.by = min(self.until, now + head.patience_s) if head.patience_s else self.until
         """When its first byte must have come."""
 
@@ -124,28 +134,37 @@ class Attempts:
 
         `again` is what is sent and looked for instead, to go on with a stream that broke.
         """
-        self._lease = lease
-        record, pool = self.record, plan.pool
-        record.attempts += 1
-        record.cluster, record.endpoint = pool.cluster, lease.endpoint.id
-        self.reply = None
         try:
-            reply = await self._send(plan, lease, again)
+            reply = await self.send(plan, lease, again)
         except UpstreamError as failure:
             return verdict_of(failure)
+        return self.judge(plan, lease, reply)
+
+    def judge(self, plan: Plan, lease: Lease, reply: Reply) -> Verdict | None:
+        """Say what is wrong with a reply that is ready."""
         if reply.failure is None and reply.status < 300:
             lease.committed(self.shared.monotonic())
             return None
-        return judge(reply, own_credentials=not pool.forward_authorization)
+        return judge(reply, own_credentials=not plan.pool.owner.spec.forward_authorization)
 
-    def _send(self, plan: Plan, lease: Lease, again: Again | None) -> Coroutine[Any, Any, Reply]:
-        """Put the request to the endpoint; the reply is ready when this has been awaited."""
+    def send(
+        self, plan: Plan, lease: Lease, again: Again | None = None
+    ) -> Coroutine[Any, Any, Reply]:
+        """Put the request to the endpoint; the reply is ready when this has been awaited.
+
+        Awaiting it raises `UpstreamError` where there is no connection. The lease is held until
+        `settle`. This and `judge` are what `attempt` does; a coroutine of its own costs 0.5 µs.
+        """
+        self._lease = lease
         facts, record = self.facts, self.record
+        record.attempts += 1
+        record.cluster, record.endpoint = plan.pool.cluster, lease.endpoint.id
+        self.drop()
         request = self.request if again is None else again.request
         lines = self.lines(plan, lease, request.route.path)
         out = outgoing(request, facts, plan, record.request_id, lines)
         kept: Transcript | None = None
-        if again is None and self._may_be_resumed(plan):
+        if facts.stream is True and again is None and self._may_be_resumed(plan):
             kept = Transcript()
             self.delivered = kept.state
 
@@ -154,24 +173,14 @@ class Attempts:
                 return again.watch(out.strips_usage)
             return watcher_for(request.route, facts, strip_usage=out.strips_usage)
 
-        way = Way(
-            self.reply_to(watch, plan, kept),
-            self.shared.monotonic,
-            self.by,
-            once=self.once,
-        )
+        new_reply, monotonic = self.reply_to(watch, plan, kept), self.shared.monotonic
         if out.rest is None:
-            return send(lease.client, out.data, way)
-        return send_streaming(lease.client, out.data, out.rest, way)
+            return send(lease.client, out.data, new_reply, monotonic, self.by, self.once)
+        return send_streaming(lease.client, out.data, out.rest, new_reply, monotonic, self.by)
 
     def _may_be_resumed(self, plan: Plan) -> bool:
-        facts = self.facts
-        return (
-            facts.stream is True
-            and self.request.route.injects_usage
-            and plan.pool.spec.resume != "off"
-            and facts.choices == 1
-        )
+        route, spec = self.request.route, plan.pool.owner.spec
+        return route.injects_usage and spec.resume != "off" and self.facts.choices == 1
 
     def reply_to(
         self, watch: Callable[[], Watcher], plan: Plan, kept: Transcript | None = None
@@ -191,7 +200,7 @@ class Attempts:
         """Return the request line and the fields that stand before the client's own."""
         head = self.request.head
         lines = lease.client.head(path)
-        if plan.pool.forward_authorization:
+        if plan.pool.owner.spec.forward_authorization:
             lines += head.credentials
         if head.total_s:
             left_ms = max(1, (self.until - self.shared.monotonic()) * 1000)
@@ -203,15 +212,18 @@ class Attempts:
         return Attempts(self.shared, self.request, self.facts, self.plan, self.record)
 
     def adopt(self, rival: Attempts) -> None:
-        """Go on with the rival's attempt, and give up the own, which was cancelled."""
+        """Go on with the rival's attempt, and give up the own, which was cancelled or failed."""
         lease, self._lease = self._lease, rival._lease
         rival._lease = None
         if lease is not None:
             lease.close(Outcome.CANCELLED, self.shared.monotonic())
             cluster = self.record.cluster
             self.shared.metrics.attempted(cluster, lease.endpoint.id, Outcome.CANCELLED)
+        self.drop()
         self.reply, rival.reply = rival.reply, None
         self.delivered = rival.delivered
+        if self.reply is not None and rival.by < self.by:  # The client was told to wait meanwhile.
+            self.reply.limit(self.by)
 
     def hold(self, lease: Lease) -> None:
         """Hold a lease until it is settled, or the request has ended."""
@@ -221,7 +233,7 @@ class Attempts:
         """Go on with another plan's cluster. Raises `GatewayError` if it has no place."""
         if plan is not self.plan:
             self.change(plan)
-            await self.enter(plan.pool.gate)
+            await self.enter(plan.pool.owner.gate)
 
     def change(self, plan: Plan) -> None:
         """Leave the plan's cluster for another one's."""
@@ -236,11 +248,21 @@ class Attempts:
             if self.reply is not None:
                 self.reply.limit(self.until)
 
+    def drop(self) -> None:
+        """Let go of the last reply; an engine whose failure has no end is not listened to."""
+        reply, self.reply = self.reply, None
+        if reply is not None and not reply.ended:
+            reply.cancel()
+
     def settle(self, verdict: Verdict, outcome: Outcome) -> None:
         """Give the lease back after an attempt that failed."""
         lease, self._lease = self._lease, None
         assert lease is not None  # noqa: S101  an attempt has one
         now, endpoint = self.shared.monotonic(), lease.endpoint
+        if verdict.cause not in UNSENT:
+            self.spent = self.spent or self.once or self.request.rest is not None
+        if verdict.cause in _TIMED_OUT and is_out_of_patience(self):
+            outcome = Outcome.CANCELLED
         lease.close(outcome, now)
         result = verdict.error.code if verdict.error is not None else str(outcome)
         self.shared.metrics.attempted(self.record.cluster, endpoint.id, result)
@@ -250,7 +272,7 @@ class Attempts:
         if verdict.cause is Cause.LEAVING:
             endpoint.leave(now)
         elif verdict.cause in {Cause.OVERLOADED, Cause.LIMITED}:
-            endpoint.shun(now + (self.asked_to_wait() or OVERLOAD_S))
+            endpoint.shun(now + min(self.asked_to_wait() or OVERLOAD_S, MAX_OVERLOAD_S))
 
     def give_back(self) -> None:
         """Give the lease back unused."""
@@ -286,8 +308,11 @@ class Attempts:
         if shown is not None:
             self.record.usage = shown.usage()
             self.record.first_at = self.record.first_at or shown.first_at
-        if outcome is Outcome.CANCELLED and self._is_told():
-            outcome = self.record.outcome = Outcome.SUCCESS
+        if outcome is not _SUCCESS:
+            if outcome is Outcome.CANCELLED and self._is_told():
+                self.record.outcome = outcome = _SUCCESS
+            else:
+                outcome = blame(self, outcome)
         self.release(outcome)
         # A reply knows this object by what makes its watcher: a cycle, which only the collector
         # would find.

@@ -37,12 +37,12 @@ class RetryBudget:
     __slots__ = (
         "_capacity",
         "_deposits",
-        "_ends_at",
-        "_fresh",
         "_per_s",
         "_price",
         "_reserve",
         "_seen_at",
+        "ends_at",
+        "fresh",
     )
 
     def __init__(self, percent: float, min_per_s: float) -> None:
@@ -52,27 +52,27 @@ class RetryBudget:
         self._capacity = max(min_per_s, 1.0) if min_per_s else 0.0
         self._reserve = self._capacity
         self._seen_at = 0.0
-        self._fresh: float = 0
+        self.fresh: float = 0
         """What the requests of this second have left."""
-        self._ends_at = 0.0
+        self.ends_at = 0.0
         """When this second ends."""
         self._deposits: deque[float] = deque([0.0] * (KEPT_S - 1), KEPT_S - 1)
         """What those of earlier seconds have left, the oldest first."""
 
     def request(self, now: float) -> None:
         """Deposit for one request, once, however many attempts it takes: 0.06 µs."""
-        if now >= self._ends_at:
+        if now >= self.ends_at:
             self._turn(now)
-        self._fresh += 1
+        self.fresh += 1
 
     def withdraw(self, now: float) -> bool:
         """Take one retry; False if it cannot be afforded, and then nothing is taken."""
-        if now >= self._ends_at:
+        if now >= self.ends_at:
             self._turn(now)
         if now > self._seen_at:
             self._reserve = min(self._capacity, self._reserve + (now - self._seen_at) * self._per_s)
             self._seen_at = now
-        if self._fresh + sum(self._deposits) >= self._price:
+        if self.fresh + sum(self._deposits) >= self._price:
             self._pay()
             self._reserve = max(0.0, self._reserve - 1)
             return True
@@ -88,12 +88,12 @@ class RetryBudget:
             taken = min(due, deposit)
             self._deposits[second] = deposit - taken
             due -= taken
-        self._fresh -= due
+        self.fresh -= due
 
     def _turn(self, now: float) -> None:
         """Begin the second that `now` is in; drop what has been kept for long enough."""
-        passed = min(int(now - self._ends_at) + 1, KEPT_S)
+        passed = min(int(now - self.ends_at) + 1, KEPT_S)
         for _ in range(passed):
-            self._deposits.append(self._fresh)
-            self._fresh = 0
-        self._ends_at = float(int(now) + 1)
+            self._deposits.append(self.fresh)
+            self.fresh = 0
+        self.ends_at = float(int(now) + 1)

@@ -11,47 +11,57 @@ Nothing of this is seen by the client, but the time that it takes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from gateway.api.traits import traits_of
 from gateway.dispatch.attempts import Attempts
-from gateway.dispatch.outcome import MOVED, UNSENT, Cause, Verdict
+from gateway.dispatch.outcome import MOVED, Cause, Verdict, verdict_of
 from gateway.dispatch.race import race
 from gateway.errors import GatewayError, no_healthy_upstream
 from gateway.plan.table import Plan
-from gateway.relay.reply import Reply
 from gateway.upstream.pool import Lease
 from gateway.upstream.traits import Traits
+from gateway.wire.types import UpstreamError
 
 
-async def first_reply(attempts: Attempts) -> Reply:
-    """Return a reply that may be shown.
+def first_reply(attempts: Attempts) -> Coroutine[Any, Any, Verdict | None]:
+    """Find a reply that may be shown; when this has been awaited, it is `attempts.reply`.
 
-    Raises `GatewayError`: the first model's, where no fallback had an answer either.
+    Awaiting raises `GatewayError`: the first model's, where no fallback had an answer either.
     """
-    plan = attempts.plan
+    plan, now = attempts.plan, attempts.record.started_at
+    return _with_fallbacks(attempts, plan) if plan.fallbacks else _ask(attempts, plan, now)
+
+
+async def _with_fallbacks(attempts: Attempts, plan: Plan) -> Verdict | None:
     try:
-        flaw = await _ask(attempts, plan)
+        flaw = await _ask(attempts, plan, attempts.record.started_at)
     except GatewayError as error:
-        if not plan.fallbacks or error.status < 500 or not await _fall_back(attempts, None):
+        if error.status < 500 or not await _fall_back(attempts, None):
             raise
-    else:
-        reply = attempts.reply
-        if flaw is not None and plan.fallbacks and not await _fall_back(attempts, flaw.cause):
-            attempts.reply = reply  # The first model's own refusal tells more than a fallback's.
-    assert attempts.reply is not None  # noqa: S101  without a reply there is an error
-    return attempts.reply
+        return None
+    reply = attempts.reply
+    if flaw is None or reply is None or not reply.ended:
+        return flaw  # A refusal that is too long to be held is shown as it comes.
+    if not await _fall_back(attempts, flaw.cause):
+        attempts.drop()
+        attempts.reply = reply  # The first model's own refusal tells more than a fallback's.
+    return flaw
 
 
 async def _fall_back(attempts: Attempts, cause: Cause | None) -> bool:
     """Ask the fallbacks; say whether one has answered. If not, the plan stays what it was."""
     first = attempts.plan
     for plan in attempts.fallbacks():
+        if attempts.spent:
+            break
         longer = (plan.max_model_len or 0) > (first.max_model_len or 0)
         if (cause is Cause.TOO_LONG and not longer) or attempts.is_over():
             continue
         attempts.change(plan)
         try:
-            flaw = await _ask(attempts, plan)
+            flaw = await _ask(attempts, plan, attempts.shared.monotonic())
         except GatewayError:
             continue
         if flaw is None:
@@ -61,28 +71,34 @@ async def _fall_back(attempts: Attempts, cause: Cause | None) -> bool:
     return False
 
 
-async def _ask(attempts: Attempts, plan: Plan) -> Verdict | None:
+async def _ask(attempts: Attempts, plan: Plan, now: float) -> Verdict | None:
     """Try one model's endpoints; return what is wrong with a reply that can be shown all the same.
 
     Raises `GatewayError` if there is none.
     """
-    pool, now = plan.pool, attempts.record.started_at
-    if pool.gate.try_enter():
-        attempts.gate, attempts.entered_at = pool.gate, now
+    pool = plan.pool
+    gate = pool.owner.gate
+    if gate.try_enter():
+        attempts.gate, attempts.entered_at = gate, now
     else:
-        now = await attempts.enter(pool.gate)
-    attempts.shared.budget(pool).request(now)
+        now = await attempts.enter(gate)
+    attempts.shared.deposit(pool, now)
     traits = traits_of(attempts.request.head, attempts.facts, pool)
     lease = pool.pick(plan.model, traits, now)
     assert lease is not None  # noqa: S101  nobody has been tried yet
-    races = traits.stream and pool.spec.hedging.enabled
+    races = traits.stream and pool.owner.spec.hedging.enabled
     made = 0
     while True:
         made += 1
         if races:
             verdict = await race(attempts, plan, lease, traits)
         else:
-            verdict = await attempts.attempt(plan, lease)
+            try:
+                reply = await attempts.send(plan, lease)
+            except UpstreamError as failure:
+                verdict = verdict_of(failure)
+            else:
+                verdict = attempts.judge(plan, lease, reply)
         if verdict is None:
             return None
         attempts.settle(verdict, verdict.outcome)
@@ -103,7 +119,7 @@ async def _next(
     """Return where to try again, perhaps after a pause; None if it is enough."""
     shared, pool = attempts.shared, plan.pool
     now = shared.monotonic()
-    enough = made >= pool.spec.retries.attempts or attempts.is_over()
+    enough = made >= pool.owner.spec.retries.attempts or attempts.is_over()
     if enough or not _repeatable(attempts, verdict.cause):
         return None
     if verdict.cause not in MOVED and not shared.budget(pool).withdraw(now):
@@ -113,7 +129,7 @@ async def _next(
         lease = pool.pick(plan.model, traits, now, attempts.tried)
         if lease is None:  # All have been asked. Who was not silent may be asked once more.
             pause_s = max(shared.backoff.wait_s(made), attempts.asked_to_wait() or 0.0)
-            if pause_s > pool.spec.retries.max_wait_s or now + pause_s >= attempts.by:
+            if pause_s > pool.owner.spec.retries.max_wait_s or now + pause_s >= attempts.by:
                 return None
             await asyncio.sleep(pause_s)
             lease = pool.pick(plan.model, traits, shared.monotonic(), attempts.given_up)
@@ -128,8 +144,4 @@ def _repeatable(attempts: Attempts, cause: Cause) -> bool:
     """Whether the request may be sent again after this. Generating has no side effect."""
     if cause is Cause.TOO_LONG:
         return False
-    if cause in UNSENT:
-        return True
-    if attempts.request.rest is not None:
-        return False  # A body that was passed on while it came is gone.
-    return not attempts.once
+    return not attempts.spent

@@ -52,16 +52,20 @@ class _Stream:
 
     def beat(self, now: float) -> None:
         attempts, down = self._attempts, self._down
-        after_s = attempts.plan.pool.spec.timeouts.keepalive_s
+        after_s = attempts.plan.pool.owner.spec.timeouts.keepalive_s
         reply = attempts.reply
         last_at = self._pinged_at if reply is None else max(self._pinged_at, reply.last_at)
         if not after_s or now - last_at < after_s:
             return
         if reply is not None and reply.ended and reply.failure is None:
             return  # All is said; the request is about to be recorded.
+        record = attempts.record
+        if down.started and not record.stream:
+            return  # A stream was asked for, but what came is none.
+        if not down.started and now >= attempts.by:
+            return  # Its time is up, and it is about to be told so.
         self._pinged_at = now
         if not down.started:
-            record = attempts.record
             record.status, record.stream = 200, True
             down.start(200, b"%bx-request-id: %b\r\n" % (STREAM_LINES, record.request_id), None)
             attempts.relax()

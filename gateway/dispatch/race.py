@@ -27,8 +27,9 @@ async def race(attempts: Attempts, plan: Plan, lease: Lease, traits: Traits) -> 
     shared, pool = attempts.shared, plan.pool
     recent = shared.recent(pool)
     started_at = shared.monotonic()
-    after_s = hedge_after(pool.spec.hedging, recent)
-    if after_s is None:
+    after_s = hedge_after(pool.owner.spec.hedging, recent)
+    if after_s is None or attempts.once or attempts.request.rest is not None:
+        # Not so late that a second would be worth it, or it may be sent once only.
         verdict = await attempts.attempt(plan, lease)
     else:
         verdict = await _race(attempts, plan, lease, traits, after_s)
@@ -56,7 +57,9 @@ async def _race(
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 if any(task.result() is None for task in done):
                     break
-            won = second.done() and second.result() is None
+            # If both have an answer, the first one's is it: `rival.end` gives up the other.
+            won = not (first.done() and first.result() is None)
+            won = won and second.done() and second.result() is None
             for task in running:
                 task.cancel()
         attempts.shared.metrics.count("sluice_hedges", plan.pool.cluster, "won" if won else "lost")
@@ -80,11 +83,9 @@ async def _race(
 
 def _second(attempts: Attempts, plan: Plan, lease: Lease, traits: Traits) -> Lease | None:
     """Claim another endpoint, if a second attempt is possible, and worth its price now."""
-    if attempts.once or attempts.request.rest is not None:
-        return None  # What may be sent once only.
     shared, pool = attempts.shared, plan.pool
     now = shared.monotonic()
-    gate, spec = pool.gate, pool.spec
+    gate, spec = pool.owner.gate, pool.owner.spec
     try:
         other = pool.pick(plan.model, traits, now, [*attempts.tried, lease.endpoint])
     except GatewayError:

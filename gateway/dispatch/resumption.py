@@ -26,7 +26,7 @@ from gateway.api.resume import (
     read_wishes,
     tokenize_body,
 )
-from gateway.dispatch.attempt import Way, send
+from gateway.dispatch.attempt import send
 from gateway.dispatch.attempts import Again, Attempts
 from gateway.dispatch.outcome import Cause, Verdict, verdict_of
 from gateway.errors import GatewayError
@@ -59,9 +59,11 @@ async def resume(attempts: Attempts, broken: Reply) -> Reply | None:
     record = attempts.record
     if attempts.delivered is None or record.resumes >= MAX_RESUMES or attempts.is_over():
         return None
+    if not broken.streams:
+        return None  # A stream was asked for, but what came is none.
     before = attempts.delivered()
     wishes = read_wishes(attempts.request.body)
-    setting, route = attempts.plan.pool.spec.resume, attempts.request.route.name
+    setting, route = attempts.plan.pool.owner.spec.resume, attempts.request.route.name
     if wishes is None or not modes(setting, route, wishes, before):
         return None
     assert broken.failure is not None  # noqa: S101  it is broken
@@ -100,7 +102,7 @@ class _Resumption:
         """Try one way, at as many endpoints as a request may; None if it does not work."""
         attempts = self._attempts
         plan = attempts.plan
-        for _ in range(plan.pool.spec.retries.attempts):
+        for _ in range(plan.pool.owner.spec.retries.attempts):
             lease = await self._pick(plan)
             if lease is None:
                 return None
@@ -166,9 +168,9 @@ class _Resumption:
             len(body),
             body,
         )
-        way = Way(attempts.reply_to(_no_stream, plan), monotonic, monotonic() + TOKENIZE_S)
+        new_reply, until = attempts.reply_to(_no_stream, plan), monotonic() + TOKENIZE_S
         try:
-            reply = await send(lease.client, request, way)
+            reply = await send(lease.client, request, new_reply, monotonic, until)
         except UpstreamError:
             return self._prefix.tokens
         if not reply.ended:

@@ -50,11 +50,11 @@ class Breaker:
     """The breaker of one endpoint. Each call costs well under a microsecond."""
 
     __slots__ = (
-        "_epoch",
         "_failures",
         "_probing",
         "_retry_at",
         "_trips",
+        "epoch",
         "spec",
         "state",
         "trips_total",
@@ -64,7 +64,8 @@ class Breaker:
         self.spec = spec
         """May be replaced at any time; the next failure is judged by it."""
         self.state = _CLOSED
-        self._epoch = 0  # Grows at each change of state; a ticket is the epoch it was started in.
+        self.epoch = 0
+        """Grows at each change of state; a ticket is the epoch it was started in."""
         self._failures = 0
         self._trips = 0  # In a row, without a whole success between them.
         self._retry_at = 0.0
@@ -88,13 +89,13 @@ class Breaker:
         A request that starts although none may gets the ticket `STALE`.
         """
         if self.state is _CLOSED:
-            return self._epoch
+            return self.epoch
         if now < self.blocked_until:
             return STALE
         if self.state is _OPEN:
             self._enter(_HALF_OPEN)
         self._probing = True
-        return self._epoch
+        return self.epoch
 
     def commit(self, ticket: int) -> int:
         """Note a request's first token: the probe's closes the breaker. Return the ticket to keep.
@@ -102,11 +103,17 @@ class Breaker:
         A stream may last for minutes, and the endpoint has shown that it works. A failure later in
         it counts as one of the closed state.
         """
-        if self.state is not _HALF_OPEN or ticket != self._epoch:
+        if self.state is not _HALF_OPEN or ticket != self.epoch:
             return ticket
         self._failures = 0
         self._enter(_CLOSED)
-        return self._epoch
+        return self.epoch
+
+    def is_spotless(self, ticket: int) -> bool:
+        """Whether it is closed without a failure on it, so that a success changes nothing."""
+        return (
+            ticket == self.epoch and not (self._failures or self._trips) and self.state is _CLOSED
+        )
 
     def record(self, ticket: int, outcome: Outcome, now: float) -> State | None:
         """Apply the end of a request; return the new state if it changed.
@@ -114,7 +121,7 @@ class Breaker:
         Only RETRYABLE and FAILURE are held against the endpoint: a client that left and a request
         that was refused (4xx, 429, 503 for load) leave it neither better nor worse.
         """
-        if ticket != self._epoch:
+        if ticket != self.epoch:
             return None
         if outcome is _SUCCESS:
             self._failures = self._trips = 0
@@ -138,5 +145,5 @@ class Breaker:
     def _enter(self, state: State) -> State:
         self._probing = False
         self.state = state
-        self._epoch += 1
+        self.epoch += 1
         return state

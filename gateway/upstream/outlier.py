@@ -60,17 +60,22 @@ class Member:
         self.ejections_total = 0
         """How often it was ejected since it is known."""
 
-    def add(self, good: bool, now: float) -> None:
-        """Count one result. Costs about 0.2 µs."""
+    def succeed(self, now: float) -> None:
+        """Count a success, unless it is ejected: what comes in then began before. 0.2 µs."""
+        if now >= self.ejected_until:
+            slot = int(now / BUCKET_S)
+            if slot != self._slot:
+                self._forget(slot)
+            self.in_row = 0
+            self._good[slot % BUCKETS] += 1
+
+    def fail(self, now: float) -> None:
+        """Count a failure."""
         slot = int(now / BUCKET_S)
         if slot != self._slot:
             self._forget(slot)
-        if good:
-            self.in_row = 0
-            self._good[slot % BUCKETS] += 1
-        else:
-            self.in_row += 1
-            self._bad[slot % BUCKETS] += 1
+        self.in_row += 1
+        self._bad[slot % BUCKETS] += 1
 
     def counts(self, now: float) -> tuple[int, int]:
         """Return the good and the bad results of the window."""
@@ -118,8 +123,11 @@ class Outliers:
         """
         if now < member.ejected_until:
             return False
-        member.add(good, now)
-        if good or not (self._fails(member) or self._lags(member, now)):
+        if good:
+            member.succeed(now)
+            return False
+        member.fail(now)
+        if not (self._fails(member) or self._lags(member, now)):
             return False
         if not self._may_eject(now):
             return False

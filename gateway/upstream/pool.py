@@ -93,7 +93,8 @@ class Lease:
             ticket, self._ticket = self._ticket, endpoint.commit(self._ticket, now)
             if ticket != self._ticket:
                 _LOG.info("endpoint %s: breaker closed", endpoint.id)
-        endpoint.observe(self._stream, now - self._started_at, now)
+        average = endpoint.first_token if self._stream else endpoint.whole
+        average.observe(now - self._started_at, now)
 
     def close(self, outcome: Outcome, now: float) -> None:
         """Give the endpoint back and tell it how the attempt ended. Exactly once."""
@@ -128,7 +129,6 @@ class Pool:
 
     __slots__ = (
         "_candidates",
-        "_owner",
         "_panic",
         "_peers",
         "_ramped_at",
@@ -140,6 +140,7 @@ class Pool:
         "cluster",
         "endpoints",
         "key",
+        "owner",
     )
 
     def __init__(
@@ -151,7 +152,8 @@ class Pool:
         self.key = (owner.name, *(endpoint.id for endpoint in endpoints))
         """What makes two pools the same: their balancer's memory is kept over a new table."""
         self.balancer = balancer
-        self._owner = owner
+        self.owner = owner
+        """Whose `spec`, `gate` and `clients` are those of the moment."""
         self._rng = rng
         self._peers = endpoints[0].peers if endpoints else Peers()
         if any(endpoint.peers is not self._peers for endpoint in endpoints):
@@ -167,21 +169,6 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<Pool {self.cluster}, {len(self.endpoints)} endpoints>"
-
-    @property
-    def spec(self) -> ClusterSpec:
-        """The cluster's configuration as it is now."""
-        return self._owner.spec
-
-    @property
-    def gate(self) -> Gate:
-        """Admission to the cluster."""
-        return self._owner.gate
-
-    @property
-    def forward_authorization(self) -> bool:
-        """Whether the client's own Authorization is for the engines."""
-        return self._owner.spec.forward_authorization
 
     def pick(
         self,
@@ -207,7 +194,7 @@ class Pool:
             endpoint = choose(self.balancer, candidates, traits, now, self._rng)
         else:
             endpoint = self.balancer.pick(candidates, traits, now)
-        return Lease(endpoint, self._owner.clients[endpoint.id], traits.stream, now, self._panic)
+        return Lease(endpoint, self.owner.clients[endpoint.id], traits.stream, now, self._panic)
 
     def available(self, now: float) -> int:
         """Return how many endpoints may be tried, panic aside."""
@@ -232,7 +219,7 @@ class Pool:
         usable = [endpoint for endpoint in endpoints if now >= endpoint.blocked_until]
         self._panic = False
         in_service = sum(endpoint.in_service(now) for endpoint in endpoints)
-        if len(usable) * 100 < in_service * self._owner.spec.outliers.panic_percent:
+        if len(usable) * 100 < in_service * self.owner.spec.outliers.panic_percent:
             self._panic = True
             usable = [one for one in endpoints if now >= one.blocked_in_panic()]
         if not usable:

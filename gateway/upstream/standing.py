@@ -90,7 +90,6 @@ class Standing:
     __slots__ = (
         "_failed",
         "_left_and_fell",
-        "_member",
         "_ok",
         "_spec",
         "asleep",
@@ -99,6 +98,7 @@ class Standing:
         "draining",
         "health",
         "left_until",
+        "member",
         "peers",
         "ramped_at",
         "shunned_until",
@@ -107,7 +107,8 @@ class Standing:
     def __init__(self, spec: EndpointSpec | None = None, peers: Peers | None = None) -> None:
         self._spec = spec or EndpointSpec()
         self.peers = peers or Peers()
-        self._member = self.peers.outliers.join()
+        self.member = self.peers.outliers.join()
+        """What is counted of it to compare it with its peers."""
         self.breaker = Breaker(self._spec.breaker)
         self._ok = 0
         self._failed = 0
@@ -127,12 +128,12 @@ class Standing:
     @property
     def ejected_until(self) -> float:
         """When its ejection ends, or has ended."""
-        return self._member.ejected_until
+        return self.member.ejected_until
 
     @property
     def ejections_total(self) -> int:
         """How often it was ejected since the gateway knows it."""
-        return self._member.ejections_total
+        return self.member.ejections_total
 
     def available(self, now: float = 1e12) -> bool:
         """Say whether a request may be sent; asking claims nothing."""
@@ -158,7 +159,7 @@ class Standing:
         times = (
             self.breaker.blocked_until,
             self.left_until,
-            self._member.ejected_until,
+            self.member.ejected_until,
             self.shunned_until,
         )
         return min((time for time in times if time > now), default=inf)
@@ -208,7 +209,7 @@ class Standing:
         ejected = (
             outcome is not _CANCELLED
             and outcome is not _REJECTED
-            and self.peers.outliers.record(self._member, outcome is _SUCCESS, now)
+            and self.peers.outliers.record(self.member, outcome is _SUCCESS, now)
         )
         if state is None and not ejected:
             if half_open:
@@ -260,7 +261,7 @@ class Standing:
         self.health = _HEALTHY
         self.breaker.retry_now(now)
         # What it was ejected for was another life; Envoy unejects on a good health check, too.
-        self._member.ejected_until = min(self._member.ejected_until, now)
+        self.member.ejected_until = min(self.member.ejected_until, now)
         self._returns(now, anew=True)
         return _HEALTHY
 
@@ -285,7 +286,7 @@ class Standing:
 
     def retire(self) -> None:
         """Leave the comparison with its peers: it is no longer part of the cluster."""
-        self.peers.outliers.leave(self._member)
+        self.peers.outliers.leave(self.member)
         self._changed()
 
     def _returns(self, at: float, *, anew: bool = False) -> None:
@@ -295,5 +296,5 @@ class Standing:
         self._changed()
 
     def _changed(self) -> None:
-        self.blocked_until = max(self.blocked_in_panic(), self._member.ejected_until)
+        self.blocked_until = max(self.blocked_in_panic(), self.member.ejected_until)
         self.peers.revision += 1

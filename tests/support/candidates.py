@@ -27,6 +27,9 @@ class FakeEndpoint:
     def latency(self, stream: bool, now: float) -> float:
         return self.slow_s if stream else self.slow_s * 10
 
+    def cost(self, stream: bool, now: float) -> float:
+        return self.latency(stream, now) * (self.load(now) + 1) / self.weight
+
 
 def fakes(count: int, weights: Sequence[float] = ()) -> list[FakeEndpoint]:
     """Make idle ones without a latency."""

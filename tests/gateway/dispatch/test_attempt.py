@@ -10,7 +10,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from gateway.dispatch.attempt import Way, send, send_streaming
+from gateway.dispatch.attempt import send, send_streaming
 from gateway.errors import GatewayError
 from gateway.relay.reply import Reply
 from gateway.relay.watch import ChatWatcher
@@ -39,16 +39,19 @@ class Bench:
         gaps = Histogram((1.0,))
         return Reply(lambda: ChatWatcher(1, strip_usage=False), None, gaps, self.clock.monotonic)
 
-    def way(self, *, once: bool = False) -> Way:
-        return Way(self.reply, self.clock.monotonic, math.inf, once=once)
+    async def send_on(self, request: bytes, *, once: bool = False) -> Reply:
+        clock = self.clock.monotonic
+        return await send(self.client, request, self.reply, clock, math.inf, once)
 
     async def send(self) -> Reply:
         async with asyncio.timeout(PATIENCE_S):
-            return await send(self.client, GET_ON, self.way())
+            return await self.send_on(GET_ON)
 
     async def send_streaming(self, rest: AsyncIterator[bytes]) -> Reply:
         async with asyncio.timeout(PATIENCE_S):
-            return await send_streaming(self.client, BEGINNING, rest, self.way())
+            return await send_streaming(
+                self.client, BEGINNING, rest, self.reply, self.clock.monotonic, math.inf
+            )
 
     async def settled(self, count: int) -> None:
         """Wait until the engine has `count` connections open."""
@@ -167,8 +170,8 @@ async def test_a_cancel_in_the_turn_of_the_last_byte_leaves_the_connection_alone
                 watcher = ChatWatcher(1, strip_usage=False)
                 return Leaving(lambda: watcher, None, gaps, one.clock.monotonic)
 
-            way = Way(reply, one.clock.monotonic, math.inf)
-            sending = asyncio.ensure_future(send(one.client, GET_ON, way))
+            sent = send(one.client, GET_ON, reply, one.clock.monotonic, math.inf)
+            sending = asyncio.ensure_future(sent)
             with pytest.raises(asyncio.CancelledError):
                 await sending
             assert one.client.take(one.clock.now) is not None

@@ -109,8 +109,8 @@ def test_first_tokens_and_whole_answers_are_told_apart() -> None:
     """A stream's first token is not as long as an answer."""
     endpoint = healthy()
     assert (endpoint.latency(True, NOW), endpoint.latency(False, NOW)) == (0, 0)
-    endpoint.observe(True, 0.1, NOW)
-    endpoint.observe(False, 7.0, NOW)
+    endpoint.first_token.observe(0.1, NOW)
+    endpoint.whole.observe(7.0, NOW)
     assert (endpoint.latency(True, NOW), endpoint.latency(False, NOW)) == (0.1, 7.0)
 
 
@@ -118,7 +118,7 @@ def test_first_tokens_and_whole_answers_are_told_apart() -> None:
 def test_only_failures_count_as_slow(outcome: Outcome) -> None:
     """And as at least a second each, for both kinds: failing fast is not being fast."""
     endpoint = healthy()
-    endpoint.observe(True, 0.1, NOW)
+    endpoint.first_token.observe(0.1, NOW)
     endpoint.finish(endpoint.start(NOW), outcome, NOW)
     failed = outcome in {Outcome.RETRYABLE, Outcome.FAILURE}
     assert endpoint.latency(True, NOW) == (1.0 if failed else 0.1)
@@ -138,7 +138,7 @@ def test_latencies_end_with_the_life_that_they_are_of() -> None:
     assert endpoint.commit(ticket, NOW + 5) != ticket
     assert endpoint.latency(True, NOW + 5) == 0
 
-    endpoint.observe(True, 0.1, NOW)
+    endpoint.first_token.observe(0.1, NOW)
     ticket = endpoint.start(NOW + 6)
     assert endpoint.commit(ticket, NOW + 6) == ticket
     for ok in (False, False, False, True, True):

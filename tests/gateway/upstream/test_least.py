@@ -51,6 +51,9 @@ class Watched(FakeEndpoint):
         self.looks.append(self)
         return super().load(now)
 
+    def cost(self, stream: bool, now: float) -> float:
+        return 0.0  # Without a latency it is the load that counts.
+
 
 def test_p2c_compares_two_different_ones_all_pairs_alike() -> None:
     """Chi-squared over the ordered pairs of three, in 12,000 picks."""

@@ -168,7 +168,7 @@ def test_counts_are_those_of_the_last_ten_buckets(steps: list[tuple[float, bool]
     member, now, seen = Member(), 0.0, []
     for wait_s, good in steps:
         now += wait_s
-        member.add(good, now)
+        (member.succeed if good else member.fail)(now)
         seen.append((int(now / 3), good))
         recent = [one for slot, one in seen if slot > int(now / 3) - 10]
         assert member.counts(now) == (sum(recent), len(recent) - sum(recent))
