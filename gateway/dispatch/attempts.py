@@ -161,7 +161,11 @@ class Attempts:
         record.cluster, record.endpoint = plan.pool.cluster, lease.endpoint.id
         self.drop()
         request = self.request if again is None else again.request
-        lines = self.lines(plan, lease, request.route.path)
+        path, rare = request.route.path, request.head.total_s
+        if rare or plan.pool.owner.spec.forward_authorization:
+            lines = self.lines(plan, lease, path)
+        else:
+            lines = lease.client.head(path)
         out = outgoing(request, facts, plan, record.request_id, lines)
         kept: Transcript | None = None
         if facts.stream is True and again is None and self._may_be_resumed(plan):

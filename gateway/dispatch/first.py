@@ -10,7 +10,6 @@ Nothing of this is seen by the client, but the time that it takes.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
@@ -98,6 +97,9 @@ async def _ask(attempts: Attempts, plan: Plan, now: float) -> Verdict | None:
             except UpstreamError as failure:
                 verdict = verdict_of(failure)
             else:
+                if reply.failure is None and reply.status < 300:
+                    lease.committed(attempts.shared.monotonic())
+                    return None
                 verdict = attempts.judge(plan, lease, reply)
         if verdict is None:
             return None
@@ -131,7 +133,9 @@ async def _next(
             pause_s = max(shared.backoff.wait_s(made), attempts.asked_to_wait() or 0.0)
             if pause_s > pool.owner.spec.retries.max_wait_s or now + pause_s >= attempts.by:
                 return None
-            await asyncio.sleep(pause_s)
+            await shared.pause(pause_s)
+            if attempts.is_over():
+                return None
             lease = pool.pick(plan.model, traits, shared.monotonic(), attempts.given_up)
     except GatewayError:  # None is left that may be tried, or has room: this verdict tells more.
         return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 
 from gateway.clock import Clock
@@ -20,6 +22,7 @@ class Shared:
 
     __slots__ = (
         "_budgets",
+        "_ended",
         "_recents",
         "backoff",
         "metrics",
@@ -42,8 +45,20 @@ class Shared:
         """In how many seconds the event loop may take on more; 0 if it may now."""
         self.stopping = False
         """Whether the gateway is being ended by force: nothing is tried again."""
+        self._ended = asyncio.Event()
         self._budgets: dict[str, tuple[Retries, RetryBudget]] = {}
         self._recents: dict[str, Recent] = {}
+
+    def stop(self) -> None:
+        """The gateway is being ended by force; no pause lasts any longer."""
+        self.stopping = True
+        self._ended.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but no longer than until the gateway is being ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
 
     def budget(self, pool: Pool) -> RetryBudget:
         """Return the retry budget of a pool's cluster; one with other figures is a new one."""
