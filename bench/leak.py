@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -148,7 +149,7 @@ async def gateway(engine_port: int, folder: Path) -> AsyncIterator[tuple[int, in
         yield process.pid, port
     finally:
         with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # SIGTERM would leave time to be turned away from.
         await process.wait()
 
 

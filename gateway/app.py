@@ -27,6 +27,7 @@ from gateway.config.watch import FileSource, watch_forever
 from gateway.control.admin import build_admin
 from gateway.control.app import build
 from gateway.dispatch.shared import Shared
+from gateway.errors import shutting_down
 from gateway.gauges import Gauges
 from gateway.host import (
     Hooks,
@@ -207,8 +208,11 @@ class Gateway:
 
     def force(self) -> None:
         """End every request under way with its error: the gateway waits no longer."""
-        self.shared.stopping = True
-        self.fleet.fail(UpstreamError("The gateway is shutting down."))
+        self.shared.stop()
+        self._fail()
+
+    def _fail(self) -> None:
+        self.fleet.fail(UpstreamError(shutting_down().message))
 
     def close(self) -> None:
         """Drop every connection and write the log out."""
@@ -233,6 +237,8 @@ class Gateway:
             await asyncio.sleep(UPSTREAM_SWEEP_S)
             now = self._clock.monotonic()
             self.fleet.sweep(now)
+            if self.shared.stopping:
+                self._fail()  # What had not come to an engine when all the others were ended.
             self.live.refresh()
             if now >= next_downstream:
                 next_downstream = now + DOWNSTREAM_SWEEP_S
@@ -279,4 +285,6 @@ async def run_endpoints(
     Raises `OSError` if the port cannot be had.
     """
     config = Config.from_endpoints(urls, host, port, access=None)
-    await Gateway(config, SystemClock()).run(ready)
+    # Nobody who looks at its readiness has to turn away first.
+    server = config.server.model_copy(update={"drain_delay_s": 0})
+    await Gateway(config.model_copy(update={"server": server}), SystemClock()).run(ready)

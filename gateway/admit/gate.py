@@ -25,7 +25,7 @@ from random import Random
 from gateway.admit.drain import DrainRate
 from gateway.admit.queue import Queue
 from gateway.admit.ticket import Priority, Refusal, Ticket
-from gateway.errors import GatewayError, overloaded
+from gateway.errors import GatewayError, overloaded, shutting_down
 
 MAX_RETRY_AFTER_S = 60
 """The longest that openai-python obeys; it takes a larger value for a mistake and ignores it."""
@@ -168,6 +168,13 @@ class Gate:
         rate = self.drain_rate(now)
         for ticket, reason in self._queue.expire(rate, now):
             self._turn_away(ticket, reason, rate)
+
+    def end(self) -> None:
+        """Refuse all that wait: the gateway is being ended. They count as no refusals for load."""
+        while self._queue.count:
+            wake = self._queue.pop().wake
+            if not wake.done():
+                wake.set_exception(shutting_down())
 
     def waiting(self, priority: Priority) -> int:
         """Return how many requests of the class wait."""

@@ -212,9 +212,10 @@ class Cluster:
             self._leaving = [one for one in self._leaving if _in_use(one, now)]
 
     def fail(self, error: UpstreamError) -> None:
-        """End every exchange under way with `error`."""
+        """End every exchange under way with `error`, and every wait for a place."""
         for client in self._all_clients():
             client.fail(error)
+        self.gate.end()
 
     def close(self) -> None:
         """Drop every connection."""

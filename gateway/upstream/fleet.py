@@ -157,7 +157,7 @@ class Fleet:
             self._going = [cluster for cluster in self._going if cluster.busy]
 
     def fail(self, error: UpstreamError) -> None:
-        """End every exchange under way with `error`."""
+        """End every exchange under way with `error`, and every wait for a place."""
         for cluster in (*self.clusters.values(), *self._going):
             cluster.fail(error)
 

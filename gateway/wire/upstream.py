@@ -57,6 +57,7 @@ class Client:
         self._monotonic = monotonic
         self._free: list[Connection] = []
         self._all: set[Connection] = set()
+        self._dials: set[asyncio.Timeout] = set()
         self._heads: dict[str, bytes] = {}
         self.familiar: FamiliarHead[ResponseHead] = FamiliarHead()
 
@@ -96,8 +97,10 @@ class Client:
         """Open a connection. Raises `UpstreamError` when that fails or takes too long."""
         address = self.address
         loop = asyncio.get_running_loop()
+        patience = asyncio.timeout(min(address.connect_s, limit_s))
+        self._dials.add(patience)
         try:
-            async with asyncio.timeout(min(address.connect_s, limit_s)):
+            async with patience:
                 _, connection = await loop.create_connection(
                     lambda: Connection(self), address.host, address.port, ssl=address.tls
                 )
@@ -109,6 +112,8 @@ class Client:
                 message = f"The gateway cannot open another connection: {reason}."
                 raise UpstreamError(message, ours=True) from None
             raise UpstreamError(f"The engine cannot be reached: {reason}.") from None
+        finally:
+            self._dials.discard(patience)
         self._all.add(connection)
         return connection
 
@@ -136,9 +141,12 @@ class Client:
                 connection.fail(error)
 
     def fail(self, error: UpstreamError) -> None:
-        """End every exchange under way with `error`."""
+        """End every exchange under way with `error`, and every dialling as if it took too long."""
         for connection in list(self._all):
             connection.fail(error)
+        for patience in self._dials:
+            if not patience.expired():
+                patience.reschedule(0.0)  # In the loop's time: at once.
 
     def close(self) -> None:
         """Drop every connection."""

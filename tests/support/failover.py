@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from gateway.app import Gateway
@@ -55,8 +56,15 @@ class Failover:
         held = sum(one.inflight for cluster in clusters for one in cluster.endpoints)
         return held + sum(cluster.gate.inflight for cluster in clusters)
 
+    @property
+    def open_upstream(self) -> int:
+        """Connections to engines that are open now, idle ones included."""
+        clusters = self.gateway.clusters.values()
+        return sum(one.open_connections for each in clusters for one in each.clients.values())
+
     def pass_time(self, seconds: float) -> None:
         """Move the clock and let the timers run out that have to."""
+        self.gateway.lag.limit(inf)  # Else the jump would be a late event loop.
         self.clock.now += seconds
         self.gateway.fleet.sweep(self.clock.now)
         self.gateway.proxy.pulse.sweep(self.clock.now)
