@@ -94,6 +94,7 @@ class View:
 
     def endpoints(self) -> Sequence[EndpointView]:
         """Return every endpoint of every cluster."""
+        now = self._clock.monotonic()
         names: dict[tuple[str, str], list[str]] = {}
         for name, plan in self._table().plans.items():
             for endpoint in plan.pool.endpoints:
@@ -103,7 +104,7 @@ class View:
                 endpoint.id,
                 cluster.name,
                 endpoint.url,
-                endpoint.available(),
+                endpoint.available(now),
                 endpoint.inflight,
                 tuple(names.get((cluster.name, endpoint.id), ())),
             )

@@ -203,8 +203,15 @@ class Gate:
     def _refusal(self, reason: Refusal, rate: float) -> GatewayError:
         """Count it, and say when another try is worth it: when those that wait have begun."""
         self.refused[reason] += 1
+        return overloaded(_MESSAGES[reason], self._retry_after_s(rate))
+
+    def retry_after_s(self, now: float) -> int:
+        """Return after how many seconds a request that found no room may find some."""
+        return self._retry_after_s(self.drain_rate(now))
+
+    def _retry_after_s(self, rate: float) -> int:
         wait_s = (len(self._queue) + 1) / rate * (1.0 + SPREAD * self._rng.random())
-        return overloaded(_MESSAGES[reason], min(MAX_RETRY_AFTER_S, max(1, ceil(wait_s))))
+        return min(MAX_RETRY_AFTER_S, max(1, ceil(wait_s)))
 
 
 def _new_future() -> Future[None]:

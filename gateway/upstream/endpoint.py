@@ -138,7 +138,7 @@ class Endpoint(Standing):
             self._forget_latency()  # Out of the pool, and by slow start when it returns.
         return change
 
-    def probed(self, ok: bool, now: float = 0.0) -> Health | None:
+    def probed(self, ok: bool, now: float) -> Health | None:
         """Apply one probe; return the new verdict if it changed."""
         changed = super().probed(ok, now)
         if changed is Health.HEALTHY:

@@ -41,15 +41,19 @@ MAX_RETRY_AFTER_S = 60
 
 
 class PoolFull(GatewayError):  # noqa: N818  a refusal, which is no defect
-    """Every endpoint that may be tried has its `max_inflight` requests."""
+    """Every endpoint that may be tried has its `max_inflight` requests.
 
-    def __init__(self, model: str) -> None:
+    The gate lets such a request wait, but where the cluster's other endpoints have room that do not
+    serve its model. Its client is told to wait as if it stood in the queue.
+    """
+
+    def __init__(self, model: str, retry_after_s: int) -> None:
         super().__init__(
             503,
             "overloaded",
             f"Every endpoint that serves `{model}` is full.",
             retry=True,
-            retry_after_s=1,
+            retry_after_s=retry_after_s,
         )
 
 
@@ -210,7 +214,7 @@ class Pool:
         left = [endpoint for endpoint in self._usable if endpoint not in tried]
         room = [endpoint for endpoint in left if endpoint.has_room()]
         if left and not room:
-            raise PoolFull(model)
+            raise PoolFull(model, self.owner.gate.retry_after_s(now))
         return room
 
     def _refresh(self, now: float) -> None:

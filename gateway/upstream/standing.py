@@ -135,7 +135,7 @@ class Standing:
         """How often it was ejected since the gateway knows it."""
         return self.member.ejections_total
 
-    def available(self, now: float = 1e12) -> bool:
+    def available(self, now: float) -> bool:
         """Say whether a request may be sent; asking claims nothing."""
         return now >= self.blocked_until
 
@@ -238,7 +238,7 @@ class Standing:
 
     # What probes, scrapes and operators tell.
 
-    def probed(self, ok: bool, now: float = 0.0) -> Health | None:
+    def probed(self, ok: bool, now: float) -> Health | None:
         """Apply one probe; return the new verdict if it changed."""
         if not ok:
             self._ok = 0

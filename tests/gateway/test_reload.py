@@ -180,7 +180,7 @@ async def test_a_stream_outlives_the_endpoint_s_removal(setting: Setting) -> Non
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         running = group.create_task(gateway.run(ready.set_result, signals=False))
         port = int((await ready).rpartition(":")[2])
-        gateway.clusters["c"].endpoints[0].probed(True)
+        gateway.clusters["c"].endpoints[0].probed(True, 0.0)
         async with RawClient(port) as client:
             client.send(post({**CHAT, "stream": True}))
             assert (await client.head()).status == 200

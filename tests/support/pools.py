@@ -25,7 +25,7 @@ class FakeOwner:
     spec: ClusterSpec
     clients: dict[str, Client]
     name: str = "c"
-    gate: Gate = field(default_factory=lambda: Gate("c", None, Queue(1, 1.0), None, Random(1)))
+    gate: Gate = field(default_factory=lambda: Gate("c", 99, Queue(1, 1.0), None, Random(1)))
 
 
 def pool_of(count: int, *, balancer: str = "round_robin", **cluster: Any) -> Pool:

@@ -159,7 +159,7 @@ async def rig(
     async with Engine(*(scripts or [[response()]])) as engine:
         config = configure(engine.url + base_path, cluster or {}, server or {})
         gateway = Gateway(config, clock)
-        gateway.clusters["pool"].endpoints[0].probed(True)
+        gateway.clusters["pool"].endpoints[0].probed(True, 0.0)
         running = Rig(engine, gateway, clock)
         host_it = _protocol if host is Host.PROTOCOL else _asgi
         async with host_it(gateway) as running.port:

@@ -162,8 +162,11 @@ def test_who_is_full_is_passed_over() -> None:
         True,
         1,
     )
-    with pytest.raises(PoolFull):
+    pool.owner.gate.try_enter()
+    pool.owner.gate.leave(NOW - 20, NOW)  # Each place is held for 20 s: one of them for as long.
+    with pytest.raises(PoolFull) as caught:
         pool.pick("m", WHOLE, NOW, [one])
+    assert 20 <= (caught.value.retry_after_s or 0) <= 30
     one.finish(held[0], Outcome.SUCCESS, NOW)
     assert picked(pool) == {one}
     with pytest.raises(PoolFull):

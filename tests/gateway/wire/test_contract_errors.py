@@ -141,7 +141,7 @@ async def test_the_last_endpoint_is_tried_though_its_probes_fail(serve: MakeRig)
     async with serve() as rig:
         (endpoint,) = rig.gateway.clusters["pool"].endpoints
         for _ in range(3):
-            endpoint.probed(False)
+            endpoint.probed(False, rig.clock.now)
         assert (await rig.post()).status == 200
 
 
