@@ -10,23 +10,29 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from gateway.admit.ticket import Refusal
 from gateway.api.routes import ROUTES
 from gateway.app import Gateway
 from gateway.cli.root import build as build_cli
+from gateway.config.cluster import Cluster as ClusterSpec
 from gateway.config.schema import schema
+from gateway.config.server import Server
 from gateway.config.spec import Config
 from gateway.control.app import build as build_app
+from gateway.dispatch.outcome import MOVED, Cause, Verdict
 from gateway.errors import upstream_error, upstream_timeout
 from gateway.gauges import Gauges
 from gateway.model import Outcome, Usage
 from gateway.telemetry.generation import ConfigGauges
 from gateway.telemetry.metrics import LoopTasks
 from gateway.telemetry.record import Record, line_of
+from gateway.upstream.balancer import BALANCERS
 from scripts.config_reference import PAGE, reference, with_reference
 from tests.support.control import FakeAsk, FakeView, ManualClock
 from tests.support.markdown import ROOT, Page, coded, page, pages
@@ -210,6 +216,91 @@ def test_the_readme_lists_every_field_of_the_access_log() -> None:
     listed = [name for row in page("README.md").table("field") for name in coded(row[0])]
 
     assert sorted(listed) == sorted(json.loads(line_of(record)))
+
+
+@every_page
+def test_metrics_that_a_page_names_exist(text: Page) -> None:
+    """Each `sluice_…` of a page is in the README's table, which the test above keeps true."""
+    known = {coded(row[0])[0] for row in page("README.md").table("metric")}
+
+    assert set(re.findall(r"\bsluice_\w+", text.text)) <= known
+
+
+def keys(node: Any, root: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every key that a configuration file may have."""
+    if "$ref" in node:
+        node = root["$defs"][node["$ref"].rpartition("/")[2]]
+    for one in node.get("anyOf", ()):
+        yield from keys(one, root, place)
+    if "items" in node:
+        yield from keys(node["items"], root, place)
+    if isinstance(node.get("additionalProperties"), dict):
+        yield (*place, "<name>")
+        yield from keys(node["additionalProperties"], root, (*place, "<name>"))
+    for name, value in node.get("properties", {}).items():
+        yield (*place, name)
+        yield from keys(value, root, (*place, name))
+
+
+@every_page
+def test_configuration_keys_that_a_page_names_exist(text: Page) -> None:
+    """`timeouts.idle_s`, and whatever else begins with a section, is the end of a key's path."""
+    root = schema()
+    paths = set(keys(root, root))
+    known = {".".join(path[start:]) for path in paths for start in range(len(path))}
+    sections = {path[at] for path in paths for at in range(len(path) - 1)} - {"<name>"}
+    named = {code for code in text.code() if re.fullmatch(r"[a-z]+(\.[a-z_<>]+)+", code)}
+
+    assert {code for code in named if code.partition(".")[0] in sections} <= known
+
+
+def default_of(path: str) -> float:
+    """Return the default of a number, by the end of its path: a cluster's, or the server's."""
+    first, _, rest = path.partition(".")
+    owner: Any = Server() if first == "server" else ClusterSpec(registration=True)
+    for name in (rest if first == "server" else path).split("."):
+        owner = getattr(owner, name)
+    return float(owner)
+
+
+def test_defaults_are_told_as_they_are() -> None:
+    """The tables of defaults and timers begin with the configuration's own numbers."""
+    reliability = page("docs/reliability.md")
+    rows = [*reliability.table("default"), *reliability.table("timer")]
+    named = [(coded(row[0]), re.findall(r"\d+(?:\.\d+)?", row[1])) for row in rows]
+    told = {
+        key: float(number)
+        for keys_of, numbers in named
+        for key, number in zip(keys_of, numbers, strict=False)
+        if not key.startswith("x-")
+    }
+
+    assert len(told) > 20
+    assert told == {key: default_of(key) for key in told}
+
+
+def test_every_cause_and_balancer_has_its_row() -> None:
+    """What decides about retries, and what chooses endpoints, is listed whole."""
+    reliability = page("docs/reliability.md")
+
+    assert {coded(row[0])[0] for row in reliability.table("cause")} == set(Cause)
+    assert {coded(row[0])[0] for row in reliability.table("balancer")} == set(BALANCERS)
+
+
+def test_causes_are_charged_and_paid_as_the_page_says() -> None:
+    """The columns of the table of causes are what the code decides."""
+    for cell, _, _, paid, endpoint in page("docs/reliability.md").table("cause"):
+        cause = Cause(coded(cell)[0])
+        charged = Verdict(cause).outcome is Outcome.RETRYABLE
+        assert charged == ("not charged" not in endpoint), cause
+        assert (paid == "no") == (cause in MOVED), cause
+
+
+def test_every_reason_of_a_refusal_has_its_row() -> None:
+    """The reasons that the gate counts stand among those of `overloaded`."""
+    rows = page("docs/errors.md").table("reason")
+
+    assert [code for row in rows for code in coded(row[0])] == list(Refusal)
 
 
 def test_the_readme_lists_every_outcome() -> None:
