@@ -236,7 +236,8 @@ class Gateway:
         while True:
             await asyncio.sleep(UPSTREAM_SWEEP_S)
             now = self._clock.monotonic()
-            self.fleet.sweep(now)
+            for gone in self.fleet.sweep(now):
+                self.metrics.forget(*gone)
             if self.shared.stopping:
                 self._fail()  # What had not come to an engine when all the others were ended.
             self.live.refresh()

@@ -137,6 +137,15 @@ class Metrics:
         key = (cluster, endpoint, result)
         self._attempts[key] = self._attempts.get(key, 0) + 1
 
+    def forget(self, cluster: str, endpoint: str) -> None:
+        """Drop the numbers of an endpoint that is gone: those that register come and go for ever.
+
+        O(series).
+        """
+        self._attempts = {
+            key: count for key, count in self._attempts.items() if key[:2] != (cluster, endpoint)
+        }
+
     def count(self, name: str, *labels: str) -> None:
         """Count one of the rare events of `_COUNTERS`; the labels in the family's order."""
         counts = self._counts[name]

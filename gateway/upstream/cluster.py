@@ -201,15 +201,15 @@ class Cluster:
 
     # Time and end.
 
-    def sweep(self, now: float) -> None:
-        """Let every timer of every connection and of the queue run out that has to."""
-        for client in self.clients.values():
+    def sweep(self, now: float) -> list[str]:
+        """Let each timer run out that has to; return the ids of the endpoints that are gone."""
+        for client in self._all_clients():
             client.sweep(now)
         self.gate.sweep(now)
-        if self._leaving:
-            for one in self._leaving:
-                one.client.sweep(now)
-            self._leaving = [one for one in self._leaving if _in_use(one, now)]
+        gone = {one.endpoint.id for one in self._leaving}
+        self._leaving = [one for one in self._leaving if _in_use(one, now)]
+        gone -= {one.endpoint.id for one in self._leaving}
+        return [name for name in gone if name not in self.clients]
 
     def fail(self, error: UpstreamError) -> None:
         """End every exchange under way with `error`, and every wait for a place."""

@@ -149,12 +149,24 @@ class Fleet:
         """Let members come and go as the sources say; return the clusters that changed."""
         return [cluster for cluster in self.clusters.values() if cluster.refresh(now)]
 
-    def sweep(self, now: float) -> None:
-        """Let every timer run out that has to. To be called a few times a second."""
-        for cluster in (*self.clusters.values(), *self._going):
-            cluster.sweep(now)
+    def sweep(self, now: float) -> list[tuple[str, str]]:
+        """Let every timer run out that has to. To be called a few times a second.
+
+        Returns the cluster and the id of each endpoint that is gone: it left, and what it was
+        working on has ended.
+        """
+        gone = [
+            (cluster.name, name)
+            for cluster in (*self.clusters.values(), *self._going)
+            for name in cluster.sweep(now)
+        ]
         if self._going:
             self._going = [cluster for cluster in self._going if cluster.busy]
+        return [one for one in gone if not self._has(*one)]
+
+    def _has(self, cluster: str, endpoint: str) -> bool:
+        """Whether an endpoint of that id is there, perhaps in a new cluster of the same name."""
+        return cluster in self.clusters and endpoint in self.clusters[cluster].clients
 
     def fail(self, error: UpstreamError) -> None:
         """End every exchange under way with `error`, and every wait for a place."""

@@ -46,7 +46,7 @@ def test_an_endpoint_is_shown_as_it_stands(gateway: Gateway, clock: ManualClock)
     """Seconds become milliseconds; what was never observed is None."""
     endpoint = gateway.clusters["c"].endpoints[0]
     endpoint.probed(True, clock.now)
-    endpoint.observe(True, 0.25, clock.now)
+    endpoint.first_token.observe(0.25, clock.now)
     endpoint.start(clock.now)
     (shown,) = steering(gateway).endpoints()
     assert (shown.id, shown.cluster, shown.url) == ("a:1", "c", URL)

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.dispatch.pulse import PING
 from gateway.relay.reply import HOLD_BYTES
+from gateway.upstream.fleet import Term
 from tests.support.engine import (
     DONE,
     Script,
@@ -286,3 +287,23 @@ async def test_who_was_promised_a_stream_may_wait_for_the_quicker_of_two() -> No
             assert await client.piece() == token("a")
             rig.pass_time(6)
             assert rig.inflight == 2
+
+
+# Numbers.
+
+
+async def test_an_endpoint_that_is_gone_takes_its_numbers_with_it() -> None:
+    """Endpoints that register come and go for ever, each under another name."""
+    async with failover(
+        [Then.HANG], others=[[[response()]]], cluster={"registration": True}
+    ) as rig:
+        live, (other,) = rig.gateway.live, rig.others
+        name = live.register("pool", other.url, Term())
+        endpoint = rig.gateway.clusters["pool"].endpoints[1]
+        endpoint.probed(True, rig.clock.now - 3600)
+        rig.gateway.clusters["pool"].endpoints[0].drain()
+        assert (await rig.post()).status == 200
+        attempts = "sluice_upstream_attempts_total"
+        assert rig.metric(attempts, cluster="pool", endpoint=name) == 1
+        live.remove("pool", name)
+        await eventually(lambda: rig.metric(attempts, cluster="pool", endpoint=name) == 0)

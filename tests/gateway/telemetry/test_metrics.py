@@ -30,6 +30,21 @@ def key(name: str, **labels: Any) -> tuple[str, frozenset[tuple[str, str]]]:
     return name, frozenset(labels.items())
 
 
+def test_an_endpoint_that_is_gone_has_no_numbers() -> None:
+    """Those of the others stay, also of one with its name in another cluster."""
+    metrics = Metrics(list)
+    for place in (("c", "e:1"), ("c", "e:2"), ("d", "e:1")):
+        metrics.attempted(*place, "success")
+    metrics.attempted("c", "e:1", "upstream_error")
+    metrics.forget("c", "e:1")
+    metrics.forget("c", "e:3")
+    name = "sluice_upstream_attempts_total"
+    assert {sample[1] for sample in scrape(metrics) if sample[0] == name} == {
+        key(name, cluster="c", endpoint="e:2", result="success")[1],
+        key(name, cluster="d", endpoint="e:1", result="success")[1],
+    }
+
+
 def test_requests_are_counted_by_model_route_and_outcome() -> None:
     """Outcomes that have not happened have no series."""
     metrics = Metrics(list)

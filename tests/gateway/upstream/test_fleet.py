@@ -47,6 +47,23 @@ def refused(running: Fleet, *arguments: Any) -> tuple[int, str]:
     return caught.value.status, caught.value.code
 
 
+def test_who_is_gone_is_said_once_nothing_is_under_way_there() -> None:
+    """Not while a request may still come to its end, and not of an endpoint that is back."""
+    running = make(a=listed("a:1", "a:2"), b=listed("b:1"))
+    (b,) = running.clusters["b"].endpoints
+    ticket = b.start(CLOCK.now)
+    apply(running, a=listed("a:1"))
+    assert running.sweep(CLOCK.now) == [("a", "a:2")]
+    assert running.sweep(CLOCK.now) == []
+    b.finish(ticket, Outcome.SUCCESS, CLOCK.now)
+    assert running.sweep(CLOCK.now) == [("b", "b:1")]
+    apply(running, a=listed("a:2"))
+    apply(running, a=listed("a:1", "a:2"), b=listed("b:1"))
+    apply(running, b=listed("b:1"))
+    apply(running, a=listed("a:2"), b=listed("b:1"))
+    assert running.sweep(CLOCK.now) == [("a", "a:1")]
+
+
 def test_clusters_come_stay_and_go() -> None:
     """In the configuration's order, in the same mapping; those that stay are the same objects."""
     running = make(a=listed("a:1"), b=listed("b:1"))
