@@ -64,8 +64,10 @@ class Verdict:
         return Outcome.REJECTED if self.cause in _NOT_AT_FAULT else Outcome.RETRYABLE
 
 
-# vLLM's words after SIGTERM, while /health still answers 200, and those of a sleeping engine.
+# vLLM's words after SIGTERM, while /health still answers 200, those of a sleeping engine, and those
+# of a gateway that is one of our endpoints and is being ended (`errors.shutting_down`).
 _LEAVING = ("cannot schedule new futures", "engine is sleeping", "is shutting down")
+_QUOTED = "The engine failed: The engine "
 
 
 def judge(reply: Reply, *, own_credentials: bool) -> Verdict | None:
@@ -142,7 +144,8 @@ def _failed(reply: Reply) -> Verdict:
 
 
 def _is_leaving(message: str) -> bool:
-    return any(words in message for words in _LEAVING)
+    # What such a gateway says of an engine behind it says nothing of itself: it has others.
+    return _QUOTED not in message and any(words in message for words in _LEAVING)
 
 
 def _is_too_long(body: bytes) -> bool:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.dispatch.outcome import Cause, error_of, judge, outcome_of, verdict_of
-from gateway.errors import GatewayError, bad_request, upstream_error
+from gateway.errors import GatewayError, bad_request, shutting_down, upstream_error
 from gateway.model import Outcome
 from gateway.relay.reply import Reply
 from gateway.relay.watch import ChatWatcher, Failure
@@ -110,7 +110,12 @@ def test_what_another_endpoint_or_model_may_do_better(one: int | bytes, cause: C
 
 
 @pytest.mark.parametrize(
-    "words", ["cannot schedule new futures after shutdown", "The engine is sleeping."]
+    "words",
+    [
+        "cannot schedule new futures after shutdown",
+        "The engine is sleeping.",
+        shutting_down().message,  # A gateway behind this one.
+    ],
 )
 def test_an_engine_that_is_going_away_says_so(words: str) -> None:
     """As a status or in the stream; its health check may still be well."""
@@ -119,6 +124,18 @@ def test_an_engine_that_is_going_away_says_so(words: str) -> None:
         verdict = judge(reply(status, body), own_credentials=True)
         assert verdict is not None
         assert (verdict.cause, verdict.outcome) == (Cause.LEAVING, Outcome.RETRYABLE)
+
+
+def test_a_gateway_behind_this_one_does_not_go_with_one_of_its_engines() -> None:
+    """What it passes on from that engine is quoted once by each of the two."""
+    words = b'{"error":{"message":"cannot schedule new futures after shutdown","code":500}}'
+    for status in (200, 500):
+        inner = judge(reply(status, words), own_credentials=True)
+        assert inner is not None
+        assert inner.error is not None
+        outer = judge(reply(inner.error.status, inner.error.body()), own_credentials=True)
+        assert outer is not None
+        assert outer.cause is Cause.BROKEN
 
 
 @pytest.mark.parametrize(
