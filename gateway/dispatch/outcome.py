@@ -67,7 +67,7 @@ class Verdict:
 # vLLM's words after SIGTERM, while /health still answers 200, those of a sleeping engine, and those
 # of a gateway that is one of our endpoints and is being ended (`errors.shutting_down`).
 _LEAVING = ("cannot schedule new futures", "engine is sleeping", "is shutting down")
-_QUOTED = "The engine failed: The engine "
+_QUOTED = ("The engine failed: The engine failed: ", "The engine failed: The engine answered ")
 
 
 def judge(reply: Reply, *, own_credentials: bool) -> Verdict | None:
@@ -145,7 +145,9 @@ def _failed(reply: Reply) -> Verdict:
 
 def _is_leaving(message: str) -> bool:
     # What such a gateway says of an engine behind it says nothing of itself: it has others.
-    return _QUOTED not in message and any(words in message for words in _LEAVING)
+    if any(words in message for words in _QUOTED):
+        return False
+    return any(words in message for words in _LEAVING)
 
 
 def _is_too_long(body: bytes) -> bool:
