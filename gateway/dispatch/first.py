@@ -109,10 +109,10 @@ async def _ask(attempts: Attempts, plan: Plan, now: float) -> Verdict | None:
             lease = following
         elif verdict.error is None:
             return verdict
-        elif lease.panic and verdict.cause in {Cause.UNREACHABLE, Cause.DEAF}:
-            raise no_healthy_upstream(plan.model)
         else:
-            raise verdict.error
+            # In panic, that nobody is there is no news of one endpoint but of all.
+            nobody = lease.panic and verdict.cause in {Cause.UNREACHABLE, Cause.DEAF}
+            raise no_healthy_upstream(plan.model) if nobody else verdict.error
 
 
 async def _next(
