@@ -17,6 +17,7 @@ from gateway.dispatch.outcome import error_of, outcome_of
 from gateway.dispatch.pulse import Pulse
 from gateway.dispatch.resumption import resume
 from gateway.dispatch.shared import Shared
+from gateway.dispatch.steering import steer
 from gateway.errors import GatewayError, internal_error, overloaded, shutting_down, upstream_error
 from gateway.model import Outcome, Route
 from gateway.plan.table import Plan
@@ -52,6 +53,8 @@ class Proxy:
             else:
                 facts = read_json(request.body, self._max_json_depth)
             plan = self._plan(facts, record)
+            if plan.junction is not None:
+                plan, facts = steer(plan, plan.junction, request, facts, record)
             attempts = Attempts(self._shared, request, facts, plan, record)
             if facts.stream is True:
                 self.pulse.add(attempts, down)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, SecretStr
 
 from gateway.config.cluster import Cluster, Endpoint
 from gateway.config.conflicts import Loc
+from gateway.config.policy import Policy
 from gateway.config.problems import key_path, visible
 from gateway.config.spec import Config, Model
 
@@ -56,6 +57,11 @@ def diff(old: Config, new: Config) -> list[Change]:
     return list(_fields(old, new, ()))
 
 
+def diff_policies(old: Mapping[str, Policy], new: Mapping[str, Policy]) -> list[Change]:
+    """Return every difference between two sets of policies, by their names."""
+    return list(_mappings(old, new, ("policies",)))
+
+
 def effective(running: Config, new: Config) -> Config:
     """Return what a running process can take over of `new`: all but what needs a restart."""
     logging = new.logging.model_copy(update={"access": running.logging.access})
@@ -82,7 +88,9 @@ def _values(old: object, new: object, loc: Loc) -> Iterator[Change]:
 
 
 def _mappings(
-    old: Mapping[str, Cluster | Model], new: Mapping[str, Cluster | Model], loc: Loc
+    old: Mapping[str, Cluster | Model | Policy],
+    new: Mapping[str, Cluster | Model | Policy],
+    loc: Loc,
 ) -> Iterator[Change]:
     for name, value in old.items():
         if name not in new:
@@ -92,15 +100,17 @@ def _mappings(
             yield from _values(old[name], value, (*loc, name))
         else:
             yield Change(Kind.ADDED, _named(value, (*loc, name)))
-    # The order decides who owns a name that two clusters list.
+    # The order decides who owns a name that two clusters list, and which policy is asked first.
     before, after = [name for name in old if name in new], [name for name in new if name in old]
     if before != after:
         order = f"the order of {key_path(loc)}"
         yield Change(Kind.CHANGED, order, ", ".join(before), ", ".join(after))
 
 
-def _named(value: Cluster | Model, loc: Loc) -> str:
+def _named(value: Cluster | Model | Policy, loc: Loc) -> str:
     """Name something with a name of its own that comes or goes, and what it amounts to."""
+    if isinstance(value, Policy):
+        return f"{key_path(loc)}, a {value.kind}"
     if isinstance(value, Cluster):
         urls = ", ".join(endpoint.url for endpoint in value.endpoints)
         return f"{key_path(loc)} with {urls or 'no endpoints yet'}"

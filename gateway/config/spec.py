@@ -73,6 +73,11 @@ class Config(Spec):
         "endpoints' /v1/models say.",
     )
     logging: Logging = Field(default=Logging(), description="Logs.")
+    policies: tuple[Text, ...] = Field(
+        default=(),
+        description="Files with policies: names, or patterns such as `policies/*.yaml`, from the "
+        "working directory.",
+    )
     discovery: Discovery = Field(default=Discovery(), description="Discovery of models.")
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
-"""Has the configuration file changed, and is what it says now whole?
+"""Has the configuration file or a policy file changed, and is what they say now whole?
 
-The file is looked at twice a second, by its contents: a rename over it, Kubernetes' swap of the
+The files are looked at twice a second, by their contents: a rename over it, Kubernetes' swap of the
 `..data` link and an editor that writes in place all come to the same. What two looks in a row
 agree on is taken for whole, so that a half-written file is not read. A change takes effect after
 1 s on average, 2 s at the most.
@@ -14,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from gateway.config.load import interpret, read
+from gateway.config.policies import PolicyFile, find_files, load_policies
+from gateway.config.policy_conflicts import Known
 from gateway.config.problems import ConfigError
 from gateway.config.reloads import ReloadResult, Result
 from gateway.config.spec import Config
@@ -32,7 +34,10 @@ Digest = bytes
 
 
 class FileSource:
-    """The configuration file, to be read again and again, with what the command line adds."""
+    """The configuration file, to be read again and again, with what the command line adds.
+
+    Its policies are read with it: what they may name depends on it.
+    """
 
     def __init__(self, file: Path, over: Callable[[Config], Config] | None = None) -> None:
         """`over` lays the command line's own settings over what the file says."""
@@ -40,21 +45,34 @@ class FileSource:
         self._over = over
         self.digest: Digest | None = None
         """What `load` last read, be it valid or not; None if it could not."""
+        self.policies: Sequence[PolicyFile] = ()
+        """Those that the last `load` that raised nothing has read, in their order."""
+        self._patterns: Sequence[str] = ()
 
     def load(self) -> Config:
-        """Read the file. Raises `ConfigError`."""
-        self.digest = None
-        data = read(self.file)
-        self.digest = _digest(data)
-        config = interpret(data, str(self.file))
+        """Read the file, and the policy files that it names. Raises `ConfigError`."""
+        # Looked at before it is read: a change in between is then seen as one.
+        self.digest = self.look()
+        config = interpret(read(self.file), str(self.file))
+        if config.policies != self._patterns:
+            self._patterns = config.policies
+            self.digest = self.look()
+        self.policies = load_policies(find_files(config.policies), Known.of(config))
         return config if self._over is None else self._over(config)
 
     def look(self) -> Digest | None:
-        """Return what the file holds now; None if it cannot be read."""
+        """Return what the files hold now; None if the configuration cannot be read."""
         try:
-            return _digest(read(self.file))
+            data = [read(self.file)]
         except ConfigError:
             return None
+        for path in find_files(self._patterns):
+            data.append(str(path).encode())
+            try:
+                data.append(read(path))
+            except ConfigError as error:
+                data.append(str(error).encode())
+        return _digest(b"\0".join(b"%d:%b" % (len(each), each) for each in data))
 
 
 class Looks:

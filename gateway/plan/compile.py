@@ -6,16 +6,25 @@ Pure in effect: reads clusters, returns a new table.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from gateway.config.spec import Config
+from gateway.plan.classify import Classifier
+from gateway.plan.junction import junction_of
+from gateway.plan.match import Rules
 from gateway.plan.table import Entry, Plan, Table, plan_for
 from gateway.upstream.cluster import Cluster
 from gateway.upstream.endpoint import Endpoint
 
 
-def compile_table(config: Config, clusters: Mapping[str, Cluster]) -> Table:
-    """Build the table.
+def compile_table(
+    config: Config,
+    clusters: Mapping[str, Cluster],
+    rules: Rules | None = None,
+    classifiers: Mapping[str, Classifier] | None = None,
+) -> Table:
+    """Build the table; `rules` are the policies in effect, with their `classifiers` by name.
 
     Configured models come first. A cluster that no model names serves what its endpoints list,
     grouped by model id; a name that two clusters list belongs to the first.
@@ -43,6 +52,12 @@ def compile_table(config: Config, clusters: Mapping[str, Cluster]) -> Table:
                 longest = _max_model_len(metadata)
                 plans[model_id] = plan_for(model_id, model_id, pool, model_id, (), longest)
                 entries[model_id] = Entry(cluster.name, metadata)
+    if rules is not None:
+        for name, plan in list(plans.items()):
+            lanes = rules.of(name)
+            if lanes is not None:
+                junction = junction_of(plan, lanes, plans, clusters, classifiers or {})
+                plans[name] = replace(plan, junction=junction)
     return Table(plans, entries)
 
 

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from gateway.clock import Clock
-from gateway.config.diff import diff, effective
+from gateway.config.diff import diff, diff_policies, effective
+from gateway.config.policies import PolicyFile
+from gateway.config.policy import Policy
+from gateway.config.policy_conflicts import Known
 from gateway.config.problems import ConfigError
 from gateway.config.reloads import ReloadResult, Reloads
 from gateway.config.spec import Config
 from gateway.config.watch import FileSource, log_reload
+from gateway.plan.classify import Classifier, load_classifier
 from gateway.plan.compile import compile_table
+from gateway.plan.match import Rules
 from gateway.plan.table import Table
 from gateway.upstream.fleet import Fleet, Term
 from gateway.upstream.watches import Watches
@@ -37,9 +43,13 @@ class Live:
         self.config = config
         """What is in effect; its `server` is what the process was started with."""
         self.source = source
+        self.policies: Sequence[PolicyFile] = () if source is None else source.policies
+        """Those in effect, in the order in which they are asked."""
+        self.rules = _rules(self.policies, config)
+        self.classifiers = _classifiers(self.policies)
         self.reloads = Reloads(clock.wall())
         self.fleet = Fleet(config.clusters, clock.monotonic, rng)
-        self.table: Table = compile_table(config, self.fleet.clusters)
+        self.table: Table = self._compiled()
         self.watches = Watches(rng, clock.monotonic, self.recompile)
         self._clock = clock
         self._lock = asyncio.Lock()
@@ -47,9 +57,12 @@ class Live:
     def recompile(self) -> None:
         """Swap in the table of what the endpoints list now."""
         before = self.table.plans.keys()
-        self.table = compile_table(self.config, self.fleet.clusters)
+        self.table = self._compiled()
         if self.table.plans.keys() != before:
             _LOG.info("models: %s", ", ".join(sorted(self.table.plans)) or "none yet")
+
+    def _compiled(self) -> Table:
+        return compile_table(self.config, self.fleet.clusters, self.rules, self.classifiers)
 
     def follow(self) -> None:
         """Bring what depends on the clusters in line with them."""
@@ -101,12 +114,36 @@ class Live:
         if self.source is None:
             raise OSError("there is no configuration file to read again")
         new = await asyncio.to_thread(self.source.load)
-        changes = diff(self.config, new)
+        policies = self.source.policies
+        changes = [*diff(self.config, new), *diff_policies(_named(self.policies), _named(policies))]
         taken = effective(self.config, new)
+        classifiers = await asyncio.to_thread(_classifiers, policies)
         trusts = await asyncio.to_thread(self.fleet.prepare, taken.clusters)
         # From here on nothing can fail, and nothing else runs until all of it is done.
         self.config = taken
+        self.policies = policies
+        self.rules, self.classifiers = _rules(policies, taken), classifiers
         self.fleet.apply(taken.clusters, trusts)
         self.follow()
         logging.getLogger().setLevel(taken.logging.level.upper())
         return self.reloads.succeeded(changes, self._clock.wall())
+
+
+def _named(policies: Sequence[PolicyFile]) -> Mapping[str, Policy]:
+    return {each.policy.name: each.policy for each in policies}
+
+
+def _rules(policies: Sequence[PolicyFile], config: Config) -> Rules:
+    return Rules([each.policy for each in policies], Known.of(config))
+
+
+def _classifiers(policies: Sequence[PolicyFile]) -> Mapping[str, Classifier]:
+    loaded = {}
+    for each in policies:
+        spec, file = each.policy.classifier, each.classifier_file
+        if spec is not None and file is not None and each.policy.enabled:
+            loaded[each.policy.name] = classifier = load_classifier(spec, file)
+            if classifier.failure:
+                why = classifier.failure
+                _LOG.warning("policy %s goes to its default arm: %s", each.policy.name, why)
+    return loaded

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import model_not_found
 
 if TYPE_CHECKING:
+    from gateway.plan.junction import Junction
     from gateway.upstream.pool import Pool
 
 
@@ -33,6 +34,8 @@ class Plan:
     """Tokens that prompt and answer may have together, as the engine lists it."""
     rename: Callable[[bytes], bytes] | None = field(default=None, compare=False)
     """Puts `model` where the engine wrote `upstream_model`; None when they are the same."""
+    junction: Junction | None = field(default=None, compare=False)
+    """The policies that may send its requests elsewhere; None if there are none."""
 
 
 def plan_for(

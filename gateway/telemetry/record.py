@@ -17,6 +17,7 @@ class Record:
     """The running notes of one request."""
 
     __slots__ = (
+        "arm",
         "attempts",
         "client",
         "cluster",
@@ -27,6 +28,7 @@ class Record:
         "generation",
         "model",
         "outcome",
+        "policy",
         "queued_s",
         "request_id",
         "resumes",
@@ -52,6 +54,9 @@ class Record:
         self.wall_at = 0.0
         """Seconds since the epoch at the end."""
         self.model = ""
+        self.policy = ""
+        """The policy that said where it goes; empty if none did."""
+        self.arm = ""
         self.series: Series | None = None
         self.cluster = ""
         self.endpoint = ""
@@ -131,6 +136,8 @@ def line_of(record: Record) -> str:
         line += f',"resumes":{record.resumes}'
     if record.queued_s:
         line += f',"queued_ms":{record.queued_s * 1e3:.3f}'
+    if record.policy:
+        line += f',"policy":"{record.policy}","arm":"{record.arm}"'
     if record.error:
         line += f',"error":{_quoted(record.error)}'
     return line + "}\n"

@@ -1,0 +1,42 @@
+"""Which policies apply to a request, and what do they make of it?"""
+
+from __future__ import annotations
+
+from gateway.api.body import Facts, read_json
+from gateway.errors import no_healthy_upstream
+from gateway.plan.junction import Junction
+from gateway.plan.match import Subject
+from gateway.plan.table import Plan
+from gateway.telemetry.record import Record
+from gateway.wire.types import Request
+
+
+def subject_of(request: Request, facts: Facts, record: Record) -> Subject:
+    """Return what rules look at of a request."""
+    user = facts.user if isinstance(facts.user, str) else ""
+    return Subject(record.model, record.route, request.head.field, record.request_id, user)
+
+
+def steer(
+    plan: Plan, junction: Junction, request: Request, facts: Facts, record: Record
+) -> tuple[Plan, Facts]:
+    """Return the plan that the first policy that matches makes of `plan`, and what is asked now.
+
+    `request.body` is changed where the arm says so. Raises `GatewayError` 503 if the arm's model
+    is served by nobody.
+    """
+    course = junction.steer(subject_of(request, facts, record), request.body)
+    if course is None:
+        return plan, facts
+    record.policy, record.arm = course.rule.policy.name, course.arm
+    if course.plan is None:
+        raise no_healthy_upstream(plan.model)
+    if course.override is not None and not request.route.multipart:
+        request.body = course.override.apply(request.body, record.route)
+        # It was valid, and no field that could name a model or choices may be set.
+        facts = read_json(request.body, max_depth=_ANY_DEPTH)
+    return course.plan, facts
+
+
+_ANY_DEPTH = 1_000
+"""The client's part was checked; an operator's own may be deep."""
