@@ -46,7 +46,7 @@ format: .venv/.check
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,check]'
 	touch $@
 
-.venv/.integration: .venv/.test tests/integration/requirements.txt
+.venv/.integration: .venv/.test tests/integration/requirements.txt tests/integration/node/package-lock.json
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/integration/requirements.txt
 	npm ci --silent --no-audit --no-fund --prefix tests/integration/node
 	touch $@

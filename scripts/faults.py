@@ -35,7 +35,7 @@ class Result:
     figures: Sequence[Figure]
 
 
-def measured(number: int, row: Row, scale: Scale) -> Result:
+def measured(key: str, row: Row, scale: Scale) -> Result:
     """Measure one row; a row that breaks down is a missed figure, too."""
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -46,7 +46,7 @@ def measured(number: int, row: Row, scale: Scale) -> Result:
             last = str(error).strip().rpartition("\n")[2][-200:]
             why = f"{type(error).__name__}: {last}"
             figures = [holds("broke down", "a figure", why, ok=False)]
-    return Result(str(number), row.fault, figures)
+    return Result(key, row.fault, figures)
 
 
 async def _measure(row: Row, folder: Path, scale: Scale) -> list[Figure]:
@@ -77,24 +77,24 @@ def markdown(results: Sequence[Result]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure the chosen rows, print them, and return the exit code."""
-    labels = [*map(str, ROWS), *dict.fromkeys(one.row for one in TESTED if not one.row.isdigit())]
     parser = argparse.ArgumentParser(prog="python -m scripts.faults", description=__doc__)
-    parser.add_argument("rows", nargs="*", help=f"all by default: {' '.join(labels)}")
+    parser.add_argument("rows", nargs="*", help=f"all by default: {' '.join(ROWS)}")
     parser.add_argument("--full", action="store_true", help="the table's own times and crowds")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     chosen = parser.parse_args(arguments)
-    if unknown := set(chosen.rows) - set(labels):
+    if unknown := set(chosen.rows) - set(ROWS):
         parser.error(f"no such row: {' '.join(sorted(unknown))}")
     scale = FULL if chosen.full else CI
     console = Console()
     console.width = max(console.width, 160)  # A file has no width, and the figures need one.
     results: list[Result] = []
-    for label in [one for one in labels if one in chosen.rows or not chosen.rows]:
+    for key, row in ROWS.items():
+        if chosen.rows and key not in chosen.rows:
+            continue
         since = time.monotonic()
-        if label.isdigit():
-            results.append(measured(int(label), ROWS[int(label)], scale))
-        results += [tested(one) for one in TESTED if one.row == label]
-        console.print(f"row {label}: {time.monotonic() - since:.0f} s", highlight=False)
+        results.append(measured(key, row, scale))
+        results += [tested(one) for one in TESTED if one.row == key]
+        console.print(f"row {key}: {time.monotonic() - since:.0f} s", highlight=False)
     missed = _show(console, results)
     if chosen.markdown is not None:
         chosen.markdown.write_text(markdown(results))

@@ -1,7 +1,7 @@
 """An engine that fails in the middle of a stream: its clients get an error, never half an answer.
 
 An error after the first token can only be an event in the stream. openai-python, LangChain and
-openai-node all raise for it; what they must not see is an orderly end.
+openai-node all raise for it, and the AI SDK tells; what they must not see is an orderly end.
 """
 
 from __future__ import annotations
@@ -127,14 +127,25 @@ def test_openai_node_raises(gateway: Served, fault: str) -> None:
     assert said["error"]
 
 
+@pytest.mark.parametrize("fault", CUTS)
+def test_the_ai_sdk_tells(gateway: Served, fault: str) -> None:
+    """It throws nothing while it streams: an error is one of the parts, and the end's reason."""
+    said = with_node(gateway, fault_header(fault), "ai.mjs")
+
+    assert said["text"]
+    assert said["error"]
+    assert said["finish"] == "error"
+
+
 def test_a_missing_end_mark_is_made_good(gateway: Served) -> None:
-    """finish_reason was there, so that the answer is whole: both SDKs get all of it."""
+    """finish_reason was there, so that the answer is whole: the SDKs get all of it."""
     whole, _ = with_openai_python(gateway, {})
     text, error = with_openai_python(gateway, fault_header("no-done"))
-    said = with_node(gateway, fault_header("no-done"))
 
     assert (text, error) == (whole, "")
-    assert (said["text"], said["error"]) == (whole, "")
+    for script in ("chat.mjs", "ai.mjs"):
+        said = with_node(gateway, fault_header("no-done"), script)
+        assert said == {"text": whole, "error": "", "finish": "length"}
 
 
 def with_openai_python(gateway: Served, headers: dict[str, str]) -> tuple[str, str]:
@@ -156,11 +167,11 @@ def with_openai_python(gateway: Served, headers: dict[str, str]) -> tuple[str, s
     return text, ""
 
 
-def with_node(gateway: Served, headers: dict[str, str]) -> dict[str, str]:
-    """Run the JavaScript SDK; return its `text` and `error`."""
+def with_node(gateway: Served, headers: dict[str, str], script: str = "chat.mjs") -> dict[str, str]:
+    """Run a JavaScript SDK's script; return its `text`, `error` and `finish`."""
     settings = {"url": f"{gateway.url}/v1", "headers": headers, "tokens": TOKENS, "leaveAfter": 0}
     run = subprocess.run(
-        ["node", "chat.mjs", json.dumps(settings)],
+        ["node", script, json.dumps(settings)],
         cwd=NODE,
         capture_output=True,
         text=True,

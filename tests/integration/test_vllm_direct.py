@@ -151,8 +151,9 @@ async def test_a_killed_engine_core_is_reported(vllm_launch: Launch) -> None:
 
 async def test_a_missing_model_is_explained(vllm_command: Path) -> None:
     """vLLM's traceback of a hundred lines becomes one sentence."""
-    argv = (str(vllm_command), "serve", "/no/such/model")
-    launch = Launch("lost", argv, dict(os.environ), "http://127.0.0.1:9")
+    port = free_port("127.0.0.1")  # vLLM binds it before it looks for the model.
+    argv = (str(vllm_command), "serve", "/no/such/model", "--port", str(port))
+    launch = Launch("lost", argv, dict(os.environ), http_url("127.0.0.1", port))
     async with Supervisor(Console(width=200)) as fleet:
         with pytest.raises(EngineFailed, match="the model was not found"):
             await fleet.start(launch)

@@ -153,6 +153,8 @@ class Engine:
         """Every byte that came on a connection, but for probes."""
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
+        self.unwell = False
+        """Whether `/health` is answered with 503."""
 
     async def __aenter__(self) -> Self:
         self._group = await asyncio.TaskGroup().__aenter__()
@@ -186,7 +188,7 @@ class Engine:
         try:
             while (head := await self._head(reader)) is not None:
                 if head.startswith(b"GET "):
-                    await _answer_probe(head, writer)
+                    await _answer_probe(head, writer, unwell=self.unwell)
                     break
                 if number is None:
                     number = self.connections
@@ -289,8 +291,9 @@ async def _read_body(request: Received, reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(int(lengths[0]) if lengths else 0)
 
 
-async def _answer_probe(head: bytes, writer: asyncio.StreamWriter) -> None:
+async def _answer_probe(head: bytes, writer: asyncio.StreamWriter, *, unwell: bool) -> None:
     models = {"object": "list", "data": [{"id": "m", "object": "model", "max_model_len": 64}]}
     body = json.dumps(models).encode() if b"/v1/models" in head else b""
-    writer.write(response(body, fields=[(b"connection", b"close")]))
+    status = b"503 Unwell" if unwell and b" /health " in head else b"200 OK"
+    writer.write(response(body, status, [(b"connection", b"close")]))
     await writer.drain()

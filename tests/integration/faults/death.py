@@ -5,17 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import socket
 import struct
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.integration.faults.figure import Figure, Scale, holds, most, none
-from tests.integration.faults.stage import Metrics, Sim, endpoints, stage, until, until_healthy
+from tests.integration.faults.stage import (
+    Metrics,
+    Sim,
+    endpoints,
+    gateway,
+    sims,
+    stage,
+    until,
+    until_healthy,
+)
 from tests.integration.faults.traffic import Heard, ask, chat, crowd, drive, failures, untyped
+from tests.support.engine import DONE, Engine, finish, stream, token
 from tests.support.process import Served
 
 _TYPICAL = ("--time-to-first-token", "100ms", "--inter-token-latency", "20ms")
@@ -29,27 +40,43 @@ async def row_01(folder: Path, scale: Scale) -> list[Figure]:
         await asyncio.sleep(2.5)
         last_tried = asyncio.ensure_future(_last_growth(served, victim.port, 4.0))
         await asyncio.sleep(0.2)
-        victim.kill()
         killed_at = time.monotonic()
+        victim.kill()
         answers = await load
         ejected_s = await last_tried - killed_at
     started = [one for one in answers if one.first_at is not None and one.first_at < killed_at]
     begun = {id(one) for one in started}
     fresh = [one for one in answers if id(one) not in begun]
-    cut = [one for one in started if one.error is not None]
-    late_s = max((one.ended_at - killed_at for one in cut), default=0.0)
     under_way = [one for one in started if one.ended_at > killed_at]
     return [
         none("failures among the not started", failures(fresh), len(fresh)),
-        none("ends without a word", untyped(answers), len(answers)),
-        most("typed error after the kill", 1, late_s, " s"),
-        holds(
-            "streams under way at the kill",
-            "whole, or a typed error",
-            f"{len(under_way)}: {len(under_way) - len(cut)} whole, {len(cut)} errors",
-            ok=bool(under_way) and not untyped(under_way),
-        ),
+        none("failures among those under way", failures(under_way), len(under_way)),
         most("ejected after", 2, ejected_s, " s", scale.slack_s),
+        *await _not_resumed(folder, scale),
+    ]
+
+
+async def _not_resumed(folder: Path, scale: Scale) -> list[Figure]:
+    """Where nothing may be resumed, each stream of the victim's has one typed error, and soon."""
+    body = chat("a story", tokens=60, stream=True)
+    async with stage(folder, 3, *_TYPICAL, cluster={"resume": "off"}) as (served, engines):
+        begun = [asyncio.Event() for _ in range(30)]
+        load = [asyncio.ensure_future(ask(served.port, body, begun=one)) for one in begun]
+        await asyncio.gather(*[one.wait() for one in begun])
+        at_it = await engines[0].load()
+        killed_at = time.monotonic()
+        engines[0].kill()
+        answers = await asyncio.gather(*load)
+    cut = [one for one in answers if one.failure]
+    late_s = max((one.ended_at - killed_at for one in cut), default=math.nan)
+    return [
+        holds(
+            "resume off: typed errors",
+            f"{at_it}, as many as it had",
+            len(cut),
+            ok=len(cut) == at_it > 0 and not untyped(answers),
+        ),
+        most("resume off: the last of them after", 1, late_s, " s", scale.slack_s),
     ]
 
 
@@ -129,7 +156,57 @@ async def _until_out(served: Served, sim: Sim) -> None:
 
 
 async def row_23(folder: Path, scale: Scale) -> list[Figure]:
-    """All endpoints die: honest 503s, probes go on; they return: so does the service."""
+    """Every endpoint is dead, or only seems so, or its name is no longer known."""
+    return [
+        *await _all_dead(folder, scale),
+        *await _panic(folder),
+        *await _nameless(folder),
+    ]
+
+
+async def _panic(folder: Path) -> list[Figure]:
+    """Probes fail everywhere, and the engines answer all the same: the probes may be wrong."""
+    script = stream(token("hi"), finish(), DONE)
+    cluster = {"health": {"interval_s": 0.2}}
+    async with AsyncExitStack() as stack:
+        group = [await stack.enter_async_context(Engine(script)) for _ in range(2)]
+        urls = [one.url for one in group]
+        served = await stack.enter_async_context(gateway(folder, urls, cluster=cluster))
+        for one in group:
+            one.unwell = True
+
+        async def unwell() -> bool:
+            return not any(known["healthy"] for known in await endpoints(served))
+
+        await until(unwell)
+        answers = await crowd(served.port, 40, 4, chat(stream=True))
+    return [none("failures where only probes fail", failures(answers), len(answers))]
+
+
+async def _nameless(folder: Path) -> list[Figure]:
+    """The name of an endpoint cannot be resolved."""
+    env = {"RES_OPTIONS": "timeout:1 attempts:1"}  # The library's own: 10 s for each name.
+    gone = "http://gone.invalid:8000"
+    async with sims(1) as (sim,):
+        async with gateway(folder, [gone, sim.url], env=env, healthy=1) as served:
+            beside = await crowd(served.port, 20, 4, chat())
+        async with gateway(folder, [gone], env=env, healthy=0) as served:
+            alone = await crowd(served.port, 4, 4, chat())
+    said = sorted({one.failure for one in alone})
+    return [
+        none("failures where a name is gone beside a healthy endpoint", failures(beside), 20),
+        holds(
+            "where there is no other",
+            "503 no_healthy_upstream",
+            said,
+            ok=said == ["503 no_healthy_upstream"],
+        ),
+        most("which is said within", 1, max(one.took_s for one in alone), " s"),
+    ]
+
+
+async def _all_dead(folder: Path, scale: Scale) -> list[Figure]:
+    """Honest 503s, and probes go on; the engines return: so does the service."""
     async with stage(folder, 2) as (served, engines):
         for engine in engines:
             engine.kill()

@@ -49,6 +49,7 @@ class Scale:
     soak_s: float
     stream_s: float
     """How long the streams are that outlast a SIGTERM."""
+    flap_s: float
 
 
 CI = Scale(
@@ -66,6 +67,7 @@ CI = Scale(
     loris=100,
     soak_s=8,
     stream_s=4,
+    flap_s=15,
 )
 """Short timers; every bound that follows from one is stated with it."""
 
@@ -84,6 +86,7 @@ FULL = Scale(
     loris=100,
     soak_s=1200,
     stream_s=20,
+    flap_s=60,
 )
 """The table's own numbers. The slack is the grain of the gateway's timers, swept every 0.25 s."""
 

@@ -108,8 +108,9 @@ async def gateway(
     cluster: Mapping[str, Any] | None = None,
     top: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
+    healthy: int | None = None,
 ) -> AsyncIterator[Served]:
-    """Run a gateway whose one cluster has these endpoints; wait until each of them is healthy.
+    """Run a gateway whose one cluster has these endpoints; wait until so many, or all, are healthy.
 
     `cluster` and `top` are merged into the configuration. Leaving sends SIGTERM and asserts that it
     ends with 0 and without a traceback.
@@ -123,7 +124,7 @@ async def gateway(
         stack.enter_context, server(argv, announced, stream="stderr", env=env)
     )
     try:
-        await until_healthy(served, len(urls))
+        await until_healthy(served, len(urls) if healthy is None else healthy)
         yield served
     except BaseException:
         await asyncio.to_thread(stack.__exit__, *sys.exc_info())

@@ -12,11 +12,11 @@ from tests.integration.faults.rows import ROWS
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("number", ROWS)
-async def test_row(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ROWS)
+async def test_row(key: str, tmp_path: Path) -> None:
     """Every figure of the row is as wanted; the report shows those that are not."""
     try:
-        figures = await ROWS[number].measure(tmp_path, CI)
+        figures = await ROWS[key].measure(tmp_path, CI)
     except NotHereError as lack:
         pytest.skip(str(lack))
 
