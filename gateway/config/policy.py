@@ -55,7 +55,8 @@ class Classifier(Spec):
 
     file: Text = Field(
         description="The ONNX file, from the policy file's folder. One input of shape [n, 10], "
-        "32-bit floats, whose columns gateway.plan.classify names; the first output is the label.",
+        "32-bit floats, whose columns gateway/plan/features.py names; the first output is the "
+        "label.",
     )
     arms: tuple[ClassifierArm, ...] = Field(min_length=1, description="The ways.")
     default: Label = Field(

@@ -1,6 +1,6 @@
 """Where do the members of this JSON object, or the elements of this array, stand in its text?
 
-Pure. msgspec finds the values in C without building them (0.4 µs for 1 KB), and their lengths are
+Pure. msgspec finds the values in C without building them (1 µs for 1 KB; with the walk 10 µs), and their lengths are
 all that is needed to walk the text from one to the next; whatever is not replaced stays the very
 bytes that it was. The text must be valid JSON (`gateway.api.body.read_json` has checked it).
 """
