@@ -54,7 +54,7 @@ class Proxy:
                 facts = read_json(request.body, self._max_json_depth)
             plan = self._plan(facts, record)
             if plan.junction is not None:
-                plan, facts = steer(plan, plan.junction, request, facts, record)
+                plan, facts = steer(plan, request, facts, self._recorder, record)
             attempts = Attempts(self._shared, request, facts, plan, record)
             if facts.stream is True:
                 self.pulse.add(attempts, down)
@@ -107,6 +107,10 @@ class Proxy:
     async def _resume(self, reply: Reply, attempts: Attempts, down: Downstream) -> Reply:
         """Let a stream that broke go on, as often as it may; return its last reply."""
         while reply.failure is not None:
+            if reply.failure.cut:
+                attempts.record.cut = True
+            else:
+                attempts.record.aborted = True
             following = await resume(attempts, reply)
             if following is None:
                 break

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from gateway.api.body import Facts, read_json
 from gateway.errors import no_healthy_upstream
-from gateway.plan.junction import Junction
 from gateway.plan.match import Subject
 from gateway.plan.table import Plan
-from gateway.telemetry.record import Record
+from gateway.telemetry.record import Record, Recorder
 from gateway.wire.types import Request
 
 
@@ -18,17 +17,20 @@ def subject_of(request: Request, facts: Facts, record: Record) -> Subject:
 
 
 def steer(
-    plan: Plan, junction: Junction, request: Request, facts: Facts, record: Record
+    plan: Plan, request: Request, facts: Facts, recorder: Recorder, record: Record
 ) -> tuple[Plan, Facts]:
     """Return the plan that the first policy that matches makes of `plan`, and what is asked now.
 
     `request.body` is changed where the arm says so. Raises `GatewayError` 503 if the arm's model
     is served by nobody.
     """
-    course = junction.steer(subject_of(request, facts, record), request.body)
+    assert plan.junction is not None  # noqa: S101  without policies there is nothing to ask
+    course = plan.junction.steer(subject_of(request, facts, record), request.body)
     if course is None:
         return plan, facts
-    record.policy, record.arm = course.rule.policy.name, course.arm
+    rule = course.rule
+    record.policy, record.arm = rule.policy.name, course.arm
+    record.tally = recorder.tallies.of(record.policy, rule.epoch, course.arm)
     if course.plan is None:
         raise no_healthy_upstream(plan.model)
     if course.override is not None and not request.route.multipart:

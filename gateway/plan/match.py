@@ -56,13 +56,15 @@ class Check(NamedTuple):
 class Rule:
     """One policy, ready to be asked."""
 
-    __slots__ = ("_checks", "_key", "_tests", "falls_back", "policy", "splitter")
+    __slots__ = ("_checks", "_key", "_tests", "epoch", "falls_back", "policy", "splitter")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.splitter = Splitter.of(policy)
         """Divides what the rule matches among the policy's arms; a rollout's controller puts a
         reweighted one in its place. A classifier's is not asked."""
+        self.epoch = 0
+        """Which stretch of time its numbers belong to; a controller moves it on."""
         self.falls_back = policy.missing_key == "request"
         self._key = key_by(policy.by)
         self._checks = (*_checks(policy),)

@@ -25,6 +25,8 @@ from gateway.wire.types import Downstream, Source, UpstreamError
 HOLD_BYTES = 1024 * 1024
 """A plain answer up to this size is held until it is whole: a cut one then never reaches anyone."""
 
+_CUT = Failure("The engine ended the stream before the answer was complete.", cut=True)
+
 Rename = Callable[[bytes], bytes]
 """Puts the client's name of the model where the engine wrote its own."""
 
@@ -261,7 +263,7 @@ class Reply:
         if self._watcher is not None and self._watcher.closing() is not None:
             self._end(self._watcher, b"")
         else:
-            self._fail(Failure(str(error), timeout=error.timeout), b"")
+            self._fail(Failure(str(error), timeout=error.timeout, cut=True), b"")
 
     # Inside.
 
@@ -323,7 +325,7 @@ class Reply:
     def _end(self, watcher: Watcher, out: bytes) -> None:
         tail = watcher.closing()
         if tail is None or not watcher.started:
-            self._fail(Failure("The engine ended the stream before the answer was complete."), out)
+            self._fail(_CUT, out)
             return
         self.ended = True
         if self._down is not None:

@@ -25,6 +25,8 @@ class Failure:
     message: str
     overloaded: bool = False
     timeout: bool = False
+    cut: bool = False
+    """It broke off, or went silent, without a word."""
 
 
 class Watcher(Protocol):

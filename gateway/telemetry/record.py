@@ -7,6 +7,7 @@ import json
 
 from gateway.clock import Clock
 from gateway.model import Outcome, Usage
+from gateway.telemetry.arms import ArmTallies, ArmTally
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import UNKNOWN_MODEL, Metrics, Series
 
@@ -17,10 +18,12 @@ class Record:
     """The running notes of one request."""
 
     __slots__ = (
+        "aborted",
         "arm",
         "attempts",
         "client",
         "cluster",
+        "cut",
         "ended_at",
         "endpoint",
         "error",
@@ -37,6 +40,7 @@ class Record:
         "started_at",
         "status",
         "stream",
+        "tally",
         "usage",
         "wall_at",
     )
@@ -57,6 +61,12 @@ class Record:
         self.policy = ""
         """The policy that said where it goes; empty if none did."""
         self.arm = ""
+        self.tally: ArmTally | None = None
+        """Where the arm's numbers are kept."""
+        self.aborted = False
+        """Whether an engine gave the answer up, be it resumed or not."""
+        self.cut = False
+        """Whether the answer broke off, be it resumed or not."""
         self.series: Series | None = None
         self.cluster = ""
         self.endpoint = ""
@@ -83,6 +93,8 @@ class Recorder:
         self.metrics = metrics
         self.generation = 1
         """The number of the configuration in effect."""
+        self.tallies = ArmTallies()
+        """What each arm of a policy has done."""
         self._log = log
         self._monotonic = clock.monotonic
         self._wall = clock.wall
@@ -99,6 +111,8 @@ class Recorder:
         if usage is not None:
             series.prompt_tokens += usage.prompt_tokens
             series.completion_tokens += usage.completion_tokens
+        if record.tally is not None:
+            record.tally.observe(record)
         if self._log is not None:
             record.wall_at = self._wall()
             self._log.write(record)

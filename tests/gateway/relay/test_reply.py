@@ -221,7 +221,7 @@ def test_a_broken_connection_is_the_failure(timeout: bool) -> None:
     one, error = run(plain(9)), UpstreamError("gone", timeout=timeout, stale=not timeout)
     one.reply.data(b"ab", last=False)
     one.reply.lost(error)
-    assert one.reply.failure == Failure("gone", timeout=timeout)
+    assert one.reply.failure == Failure("gone", timeout=timeout, cut=True)
     assert one.reply.lost_by is error
 
 
