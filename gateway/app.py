@@ -43,6 +43,7 @@ from gateway.operators import Crossing, Heartbeat, serve_operators
 from gateway.plan.live import Live
 from gateway.plan.table import Table
 from gateway.proxy import Proxy
+from gateway.telemetry.arms import ArmTallies
 from gateway.telemetry.generation import ConfigGauges
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import LoopTasks, Metrics
@@ -123,6 +124,11 @@ class Gateway:
     def config(self) -> Config:
         """The configuration in effect."""
         return self.live.config
+
+    @property
+    def tallies(self) -> ArmTallies:
+        """What each arm of a policy has done in this process."""
+        return self._recorder.tallies
 
     @property
     def table(self) -> Table:

@@ -1,0 +1,108 @@
+"""Requests go where the first policy that matches sends them, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.telemetry.arms import ArmKey
+from tests.support.engine import DONE, Script, Then, finish, response, stream, token, usage
+from tests.support.policies import steered
+
+ANSWER: Script = [response(b'{"id":"c","model":"b","choices":[]}')]
+STREAM: Script = stream(token("x"), token("y"), finish(), usage(), DONE)
+CHAT = {"model": "a", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def split(*weights: float, **more: Any) -> dict[str, Any]:
+    arms = [
+        {"name": name, "model": name, "weight": weight}
+        for name, weight in zip("abc", weights, strict=False)
+    ]
+    return {"split": {"by": "user", "arms": arms, **more}}
+
+
+async def test_a_route_sends_all_that_matches_elsewhere(tmp_path: Path) -> None:
+    """Under the engine's name of the model; the client reads its own name."""
+    policy = {"match": {"models": ["a"], "headers": [{"name": "x-team", "exact": "blue"}]}}
+    route = {**policy, "route": {"model": "b"}}
+    async with steered(tmp_path, {"blue": route}, [ANSWER] * 2, [ANSWER] * 2) as rig:
+        assert (await rig.post(CHAT)).status == 200
+        answer = await rig.post(CHAT, fields={"X-Team": "blue"})
+        assert json.loads(answer.body)["model"] == "a"
+        assert rig.served() == [1, 1]
+        assert json.loads(rig.engines[1].requests[0].body)["model"] == "b"
+        assert (await rig.post({**CHAT, "model": "b"})).status == 200  # Not its model.
+        assert rig.served() == [1, 2]
+
+
+async def test_an_arm_is_for_good(tmp_path: Path) -> None:
+    """The same user meets the same engine, and the arms share the users."""
+    policies = {"ab": {"match": {"models": ["a"]}, **split(50, 50)}}
+    async with steered(tmp_path, policies, [ANSWER] * 200, [ANSWER] * 200) as rig:
+        seen = Counter[int]()
+        for user in range(40):
+            before = rig.served()
+            for _ in range(3):
+                await rig.post({**CHAT, "user": f"u{user}"})
+            moved = [now - was for now, was in zip(rig.served(), before, strict=True)]
+            assert sorted(moved) == [0, 3]
+            seen[moved.index(3)] += 1
+        assert min(seen[0], seen[1]) >= 10
+
+
+async def test_the_arm_is_counted_with_what_became_of_it(tmp_path: Path) -> None:
+    """Times and tokens of what went well, and what the engine did wrong."""
+    policies = {"ab": {"match": {"models": ["a"]}, **split(0, 1)}}
+    broken = [*stream(token("x"), whole=False), Then.YIELD, Then.RESET]
+    refused = [response(b"{}", b"400 Bad Request")]
+    scripts = [STREAM, broken, refused]
+    off = {"resume": "off"}
+    async with steered(tmp_path, policies, [], scripts, cluster=off) as rig:
+        for _ in scripts:
+            await rig.post({**CHAT, "stream": True})
+        tally = rig.gateway.tallies.of("ab", 0, "b")
+        assert [key for key, _ in rig.gateway.tallies.items()] == [ArmKey("ab", 0, "b")]
+        assert (tally.success_rate.n, tally.success_rate.hits) == (2, 1)
+        assert (tally.truncation_rate.hits, tally.abort_rate.hits) == (1, 0)
+        assert (tally.latency.n, tally.ttft.n, tally.output_tokens.total) == (1, 1, 2)
+
+
+async def test_an_override_changes_what_the_engine_reads(tmp_path: Path) -> None:
+    """And nothing else of the body."""
+    arm = {"model": "b", "override": {"temperature": 0.25, "system_prompt": "Be brief."}}
+    policies = {"brief": {"match": {"models": ["a"]}, "route": arm}}
+    async with steered(tmp_path, policies, [], [ANSWER]) as rig:
+        await rig.post({**CHAT, "seed": 12345678901234567890})
+        body = json.loads(rig.engines[1].requests[0].body)
+        assert (body["temperature"], body["seed"]) == (0.25, 12345678901234567890)
+        assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+async def test_a_cluster_is_asked_for_the_same_model(tmp_path: Path) -> None:
+    """Where the arm names a cluster and no model."""
+    policies = {"there": {"match": {"models": ["a"]}, "route": {"cluster": "b"}}}
+    async with steered(tmp_path, policies, [], [ANSWER]) as rig:
+        await rig.post(CHAT)
+        assert json.loads(rig.engines[1].requests[0].body)["model"] == "a"
+
+
+@pytest.mark.parametrize("target", ["c", "b"])
+async def test_a_reload_moves_what_comes_next(tmp_path: Path, target: str) -> None:
+    """Policies are taken over with the configuration, or all stays."""
+    policies = {"r": {"match": {"models": ["a"]}, "route": {"model": "b"}}}
+    async with steered(tmp_path, policies, [ANSWER] * 3, [ANSWER] * 3, [ANSWER] * 3) as rig:
+        await rig.post(CHAT)
+        rig.write({"r": {"match": {"models": ["a"]}, "route": {"model": target}}})
+        result = await rig.gateway.reload()
+        assert not result.problems
+        await rig.post(CHAT)
+        assert rig.served() == ([0, 1, 1] if target == "c" else [0, 2, 0])
+        rig.write({"r": {"route": {"model": "nobody"}}})
+        assert "nobody" in (await rig.gateway.reload()).problems[0]
+        await rig.post(CHAT)
+        assert sum(rig.served()) == 3
