@@ -1,0 +1,1 @@
+"""Sums that merge, and tests from them that may be looked at all the time."""
