@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from gateway.config.load import load
+from gateway.config.policies import PolicyFile, missing_files, policy_schema
 from gateway.config.problems import ConfigError
 from gateway.config.schema import schema
 from gateway.config.spec import Config
+from gateway.config.watch import FileSource
 
 
 def run(file: Path) -> int:
     """Print the file's problems and return 1, or a summary of it and return 0."""
     console = Console(highlight=False)
     try:
-        config = load(file)
+        source = FileSource(file)
+        config = source.load()
     except ConfigError as error:
         for problem in error.problems:
             console.print(str(problem), markup=False, soft_wrap=True)
@@ -30,14 +33,23 @@ def run(file: Path) -> int:
         _count(endpoints, "endpoint"),
         _count(len(config.models), "model"),
     ]
+    if source.policies:
+        count = len(source.policies)
+        parts.append(f"{count} policies" if count > 1 else "1 policy")
     console.print(f"{file} is valid: {', '.join(parts)}", markup=False, soft_wrap=True)
     console.print(_table(config))
+    if source.policies:
+        console.print()
+        console.print(_policies(source.policies))
+    for problem in missing_files(source.policies):
+        console.print(str(problem), markup=False, soft_wrap=True, style="yellow")
     return 0
 
 
-def print_schema() -> None:
-    """Print the JSON Schema of configuration files to standard output."""
-    text = json.dumps(schema(), indent=2, ensure_ascii=False)
+def print_schema(*, policies: bool = False) -> None:
+    """Print the JSON Schema of configuration files, or of policy files, to standard output."""
+    made = policy_schema() if policies else schema()
+    text = json.dumps(made, indent=2, ensure_ascii=False)
     Console(highlight=False).print(text, markup=False, soft_wrap=True)
 
 
@@ -55,6 +67,18 @@ def _table(config: Config) -> Table:
             cluster.balancer,
             "\n".join(models) or "(discovered from /v1/models)",
         )
+    return table
+
+
+def _policies(policies: Sequence[PolicyFile]) -> Table:
+    """Say in which order policies are asked, and what each does."""
+    table = Table("policy", "kind", "models", "arms", box=None, pad_edge=False)
+    for each in policies:
+        policy = each.policy
+        arms = [f"{arm.name} → {arm.model or arm.cluster}" for arm in policy.arms]
+        state = "" if policy.enabled else " (off)"
+        models = ", ".join(policy.match.models) or "every one"
+        table.add_row(f"{policy.name}{state}", policy.kind, models, "\n".join(arms))
     return table
 
 

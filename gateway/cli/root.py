@@ -141,7 +141,11 @@ def diff(
     raise typer.Exit(run(old, new))
 
 
-def schema() -> None:
+def schema(
+    policies: Annotated[
+        bool, typer.Option("--policies", help="Of policy files instead: policies/schema.json.")
+    ] = False,
+) -> None:
     """Print the JSON Schema of configuration files, for editors.
 
     Example:
@@ -150,7 +154,7 @@ def schema() -> None:
     """
     from gateway.cli.check import print_schema
 
-    print_schema()
+    print_schema(policies=policies)
 
 
 def chat(

@@ -111,6 +111,11 @@ def parse_policy(text: str, file: str, environ: Mapping[str, str]) -> PolicyFile
     return PolicyFile(file, policy, tree)
 
 
+def by_name(loaded: Iterable[PolicyFile]) -> Mapping[str, Policy]:
+    """Return the policies by their names, in the same order."""
+    return {each.policy.name: each.policy for each in loaded}
+
+
 def missing_files(loaded: Iterable[PolicyFile]) -> list[Problem]:
     """Return a problem for each classifier whose file cannot be read.
 
@@ -156,12 +161,14 @@ def _explain(error: ValidationError, tree: Tree, file: str) -> Iterator[Problem]
 def _place(details: ErrorDetails, tree: Tree) -> tuple[Loc, Position]:
     """Return which value is meant, and the place to mend: a key's own, or its mapping's."""
     loc = details["loc"]
-    if loc and loc[-1] == "[key]":
-        loc = loc[:-1]
-    at = loc[:-1] if details["type"] == "missing" else loc
-    if details["type"] in ("missing", "extra_forbidden"):
-        return loc, tree.keys.get(at, position_of(tree, at))
-    return loc, position_of(tree, at)
+    at, key = loc, details["type"] in ("missing", "extra_forbidden")
+    if details["type"] == "missing":
+        at = loc[:-1]
+    elif loc and loc[-1] == "[key]":
+        at = loc = loc[:-1]
+        key = True
+    found = tree.keys.get(at) if key else None
+    return loc, found or position_of(tree, at)
 
 
 def _message(details: ErrorDetails, loc: Loc) -> str:

@@ -13,8 +13,7 @@ from random import Random
 
 from gateway.clock import Clock
 from gateway.config.diff import diff, diff_policies, effective
-from gateway.config.policies import PolicyFile
-from gateway.config.policy import Policy
+from gateway.config.policies import PolicyFile, by_name
 from gateway.config.policy_conflicts import Known
 from gateway.config.problems import ConfigError
 from gateway.config.reloads import ReloadResult, Reloads
@@ -115,7 +114,10 @@ class Live:
             raise OSError("there is no configuration file to read again")
         new = await asyncio.to_thread(self.source.load)
         policies = self.source.policies
-        changes = [*diff(self.config, new), *diff_policies(_named(self.policies), _named(policies))]
+        changes = [
+            *diff(self.config, new),
+            *diff_policies(by_name(self.policies), by_name(policies)),
+        ]
         taken = effective(self.config, new)
         classifiers = await asyncio.to_thread(_classifiers, policies)
         trusts = await asyncio.to_thread(self.fleet.prepare, taken.clusters)
@@ -127,10 +129,6 @@ class Live:
         self.follow()
         logging.getLogger().setLevel(taken.logging.level.upper())
         return self.reloads.succeeded(changes, self._clock.wall())
-
-
-def _named(policies: Sequence[PolicyFile]) -> Mapping[str, Policy]:
-    return {each.policy.name: each.policy for each in policies}
 
 
 def _rules(policies: Sequence[PolicyFile], config: Config) -> Rules:

@@ -223,3 +223,36 @@ def test_up_starts_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sluice("up").exit_code == 7
     assert sluice("up", "--engine", "vllm", "--model", "m", "--port", "1").exit_code == 7
     assert seen == [("sim", "sim", 3, "127.0.0.1", 8000), ("vllm", "m", 1, "127.0.0.1", 1)]
+
+
+def test_policies_are_checked_and_compared_with_the_file(tmp_path: Path) -> None:
+    """They are listed in the order in which they are asked; their mistakes are the file's."""
+    policy = tmp_path / "a.yaml"
+    text = "{name: blue, match: {models: [m]}, route: {cluster: gpu}, order: 2}"
+    policy.write_text(text)
+    off = "{name: green, match: {models: [m]}, mirror: {to: {model: m}}, enabled: false}"
+    (tmp_path / "b.yaml").write_text(off)
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    with_models = GOOD + "models: {m: {cluster: gpu}}\n"
+    old.write_text(f"{with_models}policies: ['{tmp_path}/[ab].yaml']\n")
+    new.write_text(f"{with_models}policies: ['{tmp_path}/b.yaml']\n")
+    result = sluice("check", "-c", str(old))
+    assert result.exit_code == 0
+    assert ", 1 model, 2 policies\n" in result.stdout
+    assert [line.split()[:3] for line in result.stdout.splitlines()[-2:]] == [
+        ["blue", "route", "m"],
+        ["green", "(off)", "mirror"],
+    ]
+    result = sluice("diff", str(old), str(new))
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (1, "- policies.blue, a route")
+    policy.write_text(text.replace("gpu", "cpu"))
+    result = sluice("check", "-c", str(old))
+    assert result.exit_code == 1
+    assert f"{policy}:1:" in result.stdout
+    assert 'the cluster "cpu", which does not exist' in result.stdout
+
+
+def test_the_schema_of_policies_is_the_one_that_is_published() -> None:
+    """`policies/schema.json` is what editors complete by."""
+    result = sluice("schema", "--policies")
+    assert json.loads(result.stdout)["title"] == "Sluice policy"
