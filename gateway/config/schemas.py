@@ -58,9 +58,9 @@ def _open(node: Any) -> Any:
 
 def _resolve(node: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
     """Follow a reference, or the alternative that is not null."""
-    for choice in node.get("anyOf", ()):
-        if choice.get("type") != "null":
-            return _resolve(choice, root)
+    choices = [choice for choice in node.get("anyOf", ()) if choice.get("type") != "null"]
+    if choices:
+        return _resolve(choices[0], root)
     if "$ref" in node:
         name = str(node["$ref"]).rpartition("/")[2]
         return _resolve(root["$defs"][name], root)
