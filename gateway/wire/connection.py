@@ -30,6 +30,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_address",
         "_aligned",
+        "_answered",
         "_bare",
         "_body",
         "_chunk_done",
@@ -67,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._whole = False
         self._fed = 0  # Bytes of this response's head; 0 also says that not a byte has come.
         self._bare = 0  # Bytes since the last chunk began that brought none of the body.
-        self._heard = False
+        self._heard = self._answered = False
         self._aligned = False
         self._chunk_done = False
         self._take: Callable[[bytes], bool] | None = None
@@ -91,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._address = address = self._client.address  # A reload must not change a running one.
         self.exchanges += 1
         self._receiver = receiver
-        self._head_done = self._whole = self._heard = False
+        self._head_done = self._whole = self._heard = self._answered = False
         self._aligned = self._chunk_done = False
         self._take = None
         self._fed = self._bare = 0
@@ -165,7 +166,9 @@ class Connection(asyncio.Protocol):
         paused = self._transport is not None and not self._transport.is_reading()
         if self._heard or paused:
             self._heard = False
-            self.quiet_until = now + self._address.idle_s
+            # vLLM sends its head at once: what it then waits for is the first token.
+            wait_s = self._address.idle_s if self._answered else self._address.first_byte_s
+            self.quiet_until = now + wait_s
         if now < self.quiet_until:
             return None
         what = "went silent" if self._head_done else "did not answer in time"
@@ -241,6 +244,8 @@ class Connection(asyncio.Protocol):
         parts = self._body
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
+        if body:
+            self._answered = True
         if self._whole:
             self._receiver = None
             keep = self._keeps_alive and not self._out_of_step and not self._unfinished

@@ -1,0 +1,1 @@
+"""What have the policies brought about, and what follows from it?"""
