@@ -97,8 +97,8 @@ def rewrite(text: bytes, old: Sequence[Member], changes: Mapping[str, Change]) -
         value = change(None)
         if value is not None:
             kept.append(json.dumps(name).encode() + b":" + value)
-    first = _skip(text, 0) + 1
-    last = old[-1].end if old else _skip(text, first)
+    last = old[-1].end if old else _skip(text, _skip(text, 0) + 1)
+    first = old[0].begin if old else last
     return b"".join((text[:first], b",".join(kept), text[last:]))
 
 
