@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from math import inf
@@ -87,11 +87,13 @@ async def failover(
     cluster: dict[str, Any] | None = None,
     models: dict[str, Any] | None = None,
     max_model_len: dict[str, int] | None = None,
+    make: Callable[..., Engine] = Engine,
 ) -> AsyncIterator[Failover]:
     """Run a gateway whose model `m` is served by an engine for each list of scripts, in turn.
 
     `others` are the engines of the cluster `other`, whose model is `o`; `max_model_len` is what
-    the first engine of a cluster says of its model. Afterwards nothing may be held.
+    the first engine of a cluster says of its model. `make` makes an engine of each list. Afterwards
+    nothing may be held.
     """
     clock = ManualClock()
     rare = {"interval_s": 3600, "metrics_path": None}
@@ -100,7 +102,7 @@ async def failover(
     async with AsyncExitStack() as stack:
 
         async def start(scripts: Sequence[Sequence[Script]]) -> list[Engine]:
-            return [await stack.enter_async_context(Engine(*one)) for one in scripts]
+            return [await stack.enter_async_context(make(*one)) for one in scripts]
 
         first, second = await start(engines), await start(others)
         common = {"health": rare, "balancer": "round_robin", "slow_start_s": 0, **(cluster or {})}
