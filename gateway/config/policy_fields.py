@@ -11,7 +11,14 @@ from re import _constants as codes  # type: ignore[attr-defined]  # typeshed lea
 from re import _parser as parser  # type: ignore[attr-defined]  # typeshed leaves it out
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from gateway.config.fields import ClusterName, Count, ModelName, Spec, Text
@@ -195,6 +202,10 @@ _NOTHING = Override()
 
 class Target(Spec):
     """Where requests go: a model of the configuration, or a cluster."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["model"]}, {"required": ["cluster"]}]}
+    )
 
     model: ModelName | None = Field(
         default=None,

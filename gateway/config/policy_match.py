@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from gateway.config.fields import ModelName, Percent, Spec, Text
 from gateway.config.policy_fields import HeaderName, Regex, StickyBy
@@ -30,6 +30,12 @@ RouteName = Literal[
 
 class Header(Spec):
     """One condition on a header field; several conditions must all hold."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [name]} for name in ("exact", "prefix", "regex", "present")]
+        }
+    )
 
     name: HeaderName = Field(description="Name of the field, in any case.")
     exact: str | None = Field(default=None, description="The whole value.")

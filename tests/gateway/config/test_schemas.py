@@ -55,6 +55,14 @@ def test_unknown_keys_and_two_kinds_are_refused_by_the_schema_too() -> None:
     assert made["oneOf"] == [{"required": [kind]} for kind in KINDS]
 
 
+def test_alternatives_are_published() -> None:
+    """One place for requests, one condition for a header: editors say so at once."""
+    defs = policy_schema()["$defs"]
+    for name in ("Target", "Arm", "ClassifierArm"):
+        assert defs[name]["oneOf"] == [{"required": ["model"]}, {"required": ["cluster"]}]
+    assert len(defs["Header"]["oneOf"]) == 4
+
+
 def test_the_configuration_has_the_same_schema_as_ever() -> None:
     """So that `gateway.config.schema` may be made from this."""
     assert schema_of(Config, "Sluice configuration") == schema()
