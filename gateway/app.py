@@ -43,6 +43,8 @@ from gateway.operators import Crossing, Heartbeat, serve_operators
 from gateway.plan.live import Live
 from gateway.plan.table import Table
 from gateway.proxy import Proxy
+from gateway.releases.member import Member
+from gateway.store.connect import store_at
 from gateway.telemetry.arms import ArmTallies
 from gateway.telemetry.generation import ConfigGauges
 from gateway.telemetry.logs import AccessLog
@@ -92,6 +94,14 @@ class Gateway:
         )
         self.shared = Shared(lambda: self.live.table, self.metrics, clock, self._rng)
         self._recorder = Recorder(self.metrics, self._log, clock)
+        self.releases = Member(
+            store_at(config.store, clock),
+            lambda: self.live.rules,
+            self._recorder.tallies,
+            clock,
+            self._rng,
+        )
+        self.live.rules_changed = self.releases.follow
         self.proxy = Proxy(self.shared, self._recorder, self._rng, server.max_json_depth)
         self.view = View(
             lambda: self.table, self.clusters, self._registry(), clock, lambda: self.generation
@@ -175,12 +185,13 @@ class Gateway:
             await stack.enter_async_context(self._operators(server))
             start = await stack.enter_async_context(background_tasks())
             start(self.heart.beat_forever(self._tick))
+            start(self.releases.run())
             await stack.enter_async_context(self.live.watches)
             self.live.follow()
             source = self.live.source
             if source is not None and config.watch:
                 start(watch_forever(source, self.reload))
-            if source is not None and signals:
+            if signals:
                 loop = asyncio.get_running_loop()
                 loop.add_signal_handler(signal.SIGHUP, lambda: start(self._hang_up()))
                 stack.callback(loop.remove_signal_handler, signal.SIGHUP)

@@ -21,7 +21,7 @@ from gateway.config.policy import Policy
 from gateway.config.problems import key_path, visible
 from gateway.config.spec import Config, Model
 
-_RESTART: tuple[Loc, ...] = (("server",), ("logging", "access"))
+_RESTART: tuple[Loc, ...] = (("server",), ("logging", "access"), ("store",))
 """What is bound, opened or handed out once, when the process starts."""
 
 
@@ -65,7 +65,8 @@ def diff_policies(old: Mapping[str, Policy], new: Mapping[str, Policy]) -> list[
 def effective(running: Config, new: Config) -> Config:
     """Return what a running process can take over of `new`: all but what needs a restart."""
     logging = new.logging.model_copy(update={"access": running.logging.access})
-    return new.model_copy(update={"server": running.server, "logging": logging})
+    kept = {"server": running.server, "store": running.store, "logging": logging}
+    return new.model_copy(update=kept)
 
 
 def _fields(old: BaseModel, new: BaseModel, loc: Loc) -> Iterator[Change]:

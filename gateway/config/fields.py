@@ -10,7 +10,14 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
-from gateway.config.names import cluster_name, endpoint_url, header_value, model_name, url_path
+from gateway.config.names import (
+    cluster_name,
+    endpoint_url,
+    header_value,
+    model_name,
+    store_address,
+    url_path,
+)
 
 
 def _no_bool(value: object) -> object:
@@ -41,6 +48,7 @@ Text = Annotated[str, Field(min_length=1)]
 ClusterName = Annotated[str, AfterValidator(cluster_name)]
 ModelName = Annotated[str, AfterValidator(model_name)]
 EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
+StoreAddress = Annotated[str, AfterValidator(store_address)]
 UrlPath = Annotated[str, AfterValidator(url_path)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
 Switchable = Annotated[Text | None, BeforeValidator(_off)]

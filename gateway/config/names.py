@@ -47,6 +47,10 @@ def header_value(secret: str) -> str:
     return secret
 
 
+STORES = ("memory", "sqlite", "redis", "rediss", "unix")
+"""The kinds that `gateway.store.connect` knows; a test keeps the two equal."""
+
+
 def url_path(text: str) -> str:
     """Accept an absolute path, without query or fragment."""
     if not text.startswith("/") or not _PATH.fullmatch(text):
@@ -113,3 +117,13 @@ def endpoint_id(url: str) -> str:
     has_port = ":" in authority.rpartition("]")[2]
     port = "" if has_port else ":443" if scheme == "https" else ":80"
     return f"{authority}{port}{slash}{path}"
+
+
+def store_address(address: str) -> str:
+    """Check the address of a store; what only opening it shows is not found here."""
+    scheme, colon, rest = address.partition(":")
+    if not colon or scheme not in STORES:
+        raise ValueError(f"must begin with one of {', '.join(f'{each}:' for each in STORES)}")
+    if not rest.strip("/") and scheme != "memory":
+        raise ValueError(f"needs a place after `{scheme}:`")
+    return address

@@ -26,15 +26,18 @@ from gateway.wire.guard import HOP_BY_HOP
 
 Metric = Literal[
     "success_rate",
+    "error_rate",
+    "abort_rate",
+    "truncation_rate",
+    "cancel_rate",
     "ttft",
     "inter_token",
     "latency",
     "tokens_per_s",
     "output_tokens",
-    "cancel_rate",
     "feedback",
 ]
-"""What is measured for each arm."""
+"""What is measured for each arm: the names in `gateway.stats.metrics`; a test keeps them equal."""
 
 UNSEEN = HOP_BY_HOP | {
     b"host",

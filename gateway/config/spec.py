@@ -15,7 +15,15 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gateway.config.cluster import Cluster
 from gateway.config.conflicts import References, conflicts
-from gateway.config.fields import ClusterName, ModelName, Seconds, Spec, Switchable, Text
+from gateway.config.fields import (
+    ClusterName,
+    ModelName,
+    Seconds,
+    Spec,
+    StoreAddress,
+    Switchable,
+    Text,
+)
 from gateway.config.server import Server
 
 
@@ -77,6 +85,12 @@ class Config(Spec):
         default=(),
         description="Files with policies: names, or patterns such as `policies/*.yaml`, from the "
         "working directory.",
+    )
+    store: StoreAddress = Field(
+        default="memory:",
+        description="Where gateway processes keep what they share, such as the state of rollouts: "
+        "`memory:` is this process alone, and forgotten with it; `sqlite:PATH` is for the "
+        "processes of one host; `redis://HOST:PORT/DB` for several hosts.",
     )
     discovery: Discovery = Field(default=Discovery(), description="Discovery of models.")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from gateway.clock import Clock
@@ -45,6 +45,8 @@ class Live:
         self.policies: Sequence[PolicyFile] = () if source is None else source.policies
         """Those in effect, in the order in which they are asked."""
         self.rules = _rules(self.policies, config)
+        self.rules_changed: Callable[[], None] = _nothing
+        """Told of new rules before the first request meets them."""
         self.classifiers = _classifiers(self.policies)
         self.reloads = Reloads(clock.wall())
         self.fleet = Fleet(config.clusters, clock.monotonic, rng)
@@ -125,10 +127,15 @@ class Live:
         self.config = taken
         self.policies = policies
         self.rules, self.classifiers = _rules(policies, taken), classifiers
+        self.rules_changed()
         self.fleet.apply(taken.clusters, trusts)
         self.follow()
         logging.getLogger().setLevel(taken.logging.level.upper())
         return self.reloads.succeeded(changes, self._clock.wall())
+
+
+def _nothing() -> None:
+    pass
 
 
 def _rules(policies: Sequence[PolicyFile], config: Config) -> Rules:

@@ -84,6 +84,11 @@ class Rule:
                 return check.words
         return None
 
+    def divide(self, weights: Sequence[float]) -> None:
+        """Divide what the rule matches by other weights from here on."""
+        if tuple(weights) != self.splitter.weights:
+            self.splitter = self.splitter.reweighted(weights)
+
     def sticky(self, subject: Subject) -> bytes:
         """Return what the request is assigned by, for `Splitter.pick`; never logged as it is.
 

@@ -374,18 +374,18 @@ async def test_a_prefill_may_take_longer_than_a_pause() -> None:
     head, *tokens = stream(token("a"), token("b"), finish(), DONE)
     script: Script = [head, first, tokens[0], second, *tokens[1:]]
     timeouts = {"first_token_s": 60, "idle_s": 5, "keepalive_s": 0}
-    async with failover([script], cluster={"timeouts": timeouts, "resume": "off"}) as rig:
-        async with rig.client() as client:
-            client.send(post(STREAM))
-            await first.reached.wait()
-            for _ in range(5):
-                rig.pass_time(10)
-                await asyncio.sleep(0.01)
-            first.go.set()
-            await second.reached.wait()
+    off = {"timeouts": timeouts, "resume": "off"}
+    async with failover([script], cluster=off) as rig, rig.client() as client:
+        client.send(post(STREAM))
+        await first.reached.wait()
+        for _ in range(5):
+            rig.pass_time(10)
             await asyncio.sleep(0.01)
-            rig.pass_time(4)  # From the first token on a pause is what it is.
-            rig.pass_time(6)
-            answer = await client.answer()
-            assert token("a") in answer.body
-            assert b"went silent" in answer.body
+        first.go.set()
+        await second.reached.wait()
+        await asyncio.sleep(0.01)
+        rig.pass_time(4)  # From the first token on a pause is what it is.
+        rig.pass_time(6)
+        answer = await client.answer()
+        assert token("a") in answer.body
+        assert b"went silent" in answer.body

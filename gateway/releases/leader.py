@@ -1,0 +1,197 @@
+"""What does the one process that leads do for the policies?
+
+Once a second, for each of them:
+
+    store: everybody's sums ──> evidence ──> machine ──> store: state and weights, audit events
+                                                           │
+                                     every process polls ──┘ and divides by the new weights
+
+Writes carry the leader's fence, so that one that was stopped and comes back changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from gateway.clock import Clock
+from gateway.config.policy import Policy
+from gateway.plan.evidence import Arms, Evidence
+from gateway.plan.gates import Watch
+from gateway.plan.match import Rules
+from gateway.plan.rollout import advance, obey, waiting
+from gateway.plan.rollout_state import Command, Event, RolloutState, initial, read
+from gateway.releases import experiment
+from gateway.releases.collect import ByArm, by_arm, prefix_of
+from gateway.releases.experiment import Experiment
+from gateway.store.base import Document, Fence, Store
+
+_LOG = logging.getLogger("sluice.releases")
+
+LOOK_S = 1.0
+"""Between two looks. With the sums' way to the store (1 s) and the weights' way back (0.5 s), a
+verdict takes effect within 2 s in every process."""
+
+AUDIT = "audit"
+"""The store's log of all transitions."""
+
+TRIES = 5
+"""How often a command is tried anew when the leader has written in between."""
+
+Json = dict[str, Any]
+
+
+def key_of(policy: str) -> str:
+    """Return the key of a policy's document."""
+    return f"policy/{policy}"
+
+
+class Leader:
+    """The looks of one process, for as long as it leads."""
+
+    def __init__(
+        self,
+        store: Store,
+        rules: Callable[[], Rules],
+        clock: Clock,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._rules = rules
+        self._clock = clock
+        self._sleep = sleep
+        self._watches: dict[str, Watch] = {}
+
+    async def lead(self, fence: Fence) -> None:
+        """Look again and again. Raises `FencedError` or `StoreError`."""
+        self._watches.clear()  # Others may have led: what was seen then is not known here.
+        while True:
+            await self.look(fence)
+            await self._sleep(LOOK_S)
+
+    async def look(self, fence: Fence) -> None:
+        """Look at every policy once."""
+        for rule in list(self._rules().rules.values()):
+            policy = rule.policy
+            try:
+                if policy.rollout is not None:
+                    await self._rollout(policy, fence)
+                elif policy.split is not None:
+                    await self._split(policy, fence)
+            except (ValueError, TypeError, KeyError):  # Of one policy; the others go on.
+                _LOG.exception("policy %s could not be looked at", policy.name)
+
+    async def _rollout(self, policy: Policy, fence: Fence) -> None:
+        rollout = policy.rollout
+        assert rollout is not None  # noqa: S101  the caller looked
+        document = await self._store.get(key_of(policy.name))
+        now = self._clock.wall()
+        state = state_of(document)
+        if state is None:
+            state = initial(rollout, now)
+        evidence = await self._evidence(policy, state)
+        after, events = advance(state, rollout, evidence, now)
+        value = {
+            "kind": "rollout",
+            "state": after.as_json(),
+            "readings": [each.as_json() for each in evidence.readings] if evidence else [],
+            "requests": evidence.requests if evidence else None,
+            "waiting": waiting(after, rollout, evidence),
+        }
+        if await self._store.put(document.key, value, document.version, fence) is not None:
+            await record(self._store, policy.name, events, fence)
+
+    async def _evidence(self, policy: Policy, state: RolloutState) -> Evidence | None:
+        rollout = policy.rollout
+        assert rollout is not None  # noqa: S101  as above
+        now = await self._sums(policy, state.epoch)
+        baseline = now
+        if state.earlier:
+            if state.baseline_epoch is None:
+                baseline = {}
+            else:
+                baseline = await self._sums(policy, state.baseline_epoch)
+        arms = Arms(now.get("canary", {}), baseline.get("baseline", {}), earlier=state.earlier)
+        watch = self._watches.setdefault(policy.name, Watch())
+        return await asyncio.to_thread(watch.look, rollout, state.epoch, state.window, arms)
+
+    async def _split(self, policy: Policy, fence: Fence) -> None:
+        document = await self._store.get(key_of(policy.name))
+        before = experiment_of(document)
+        state = experiment.begin(policy, before)
+        arms = await self._sums(policy, state.epoch)
+        after = await asyncio.to_thread(experiment.look, policy, state, arms)
+        if after == before:
+            return
+        value = {
+            "kind": "split",
+            "state": after.as_json(),
+            "verdict": experiment.verdict(policy, after),
+        }
+        written = await self._store.put(document.key, value, document.version, fence)
+        if written is not None and after.winner is not None and state.winner is None:
+            event = {
+                "policy": policy.name,
+                "kind": "promoted",
+                "at": self._clock.wall(),
+                "words": value["verdict"],
+                "comparisons": after.comparisons,
+            }
+            mark = f"{policy.name}/{after.fingerprint}/{after.epoch}"
+            await self._store.append(AUDIT, event, mark, fence)
+            _LOG.info("policy %s: %s", policy.name, event["words"])
+
+    async def _sums(self, policy: Policy, epoch: int) -> ByArm:
+        return by_arm(await self._store.totals(prefix_of(policy.name, epoch)))
+
+
+async def command(
+    store: Store, policy: Policy, wanted: Command, by: str, clock: Clock
+) -> RolloutState:
+    """Do what a person asks of a rollout, from whichever process; return its new state.
+
+    Raises `RefusedError` if it does not fit, `StoreError`, and `TimeoutError` if the leader wrote
+    in between each time.
+    """
+    rollout = policy.rollout
+    assert rollout is not None  # noqa: S101  the caller looked
+    for _ in range(TRIES):
+        document = await store.get(key_of(policy.name))
+        now = clock.wall()
+        state = state_of(document) or initial(rollout, now)
+        after, events = obey(state, rollout, wanted, by, now)
+        kept = document.value if isinstance(document.value, dict) else {}
+        value = {**kept, "kind": "rollout", "state": after.as_json()}
+        if await store.put(document.key, value, document.version) is not None:
+            await record(store, policy.name, events, None)
+            return after
+    raise TimeoutError(f"rollout {policy.name} is changing all the time")
+
+
+async def record(store: Store, policy: str, events: tuple[Event, ...], fence: Fence | None) -> None:
+    """Write transitions to the audit log, each once, and to the gateway's own."""
+    for event in events:
+        _LOG.info("rollout %s: %s → %s: %s", policy, event.before, event.after, event.words)
+        mark = f"{policy}/{event.number}/{event.at:.6f}"
+        await store.append(AUDIT, {"policy": policy, **event.as_json()}, mark, fence)
+
+
+def state_of(document: Document) -> RolloutState | None:
+    """Return the rollout's state that a document holds; None if there is none.
+
+    Raises `ValueError` for what is no state.
+    """
+    value = document.value
+    if not isinstance(value, Mapping) or value.get("kind") != "rollout":
+        return None
+    return read(value.get("state"))
+
+
+def experiment_of(document: Document) -> Experiment | None:
+    """Return the experiment that a document holds; None if there is none."""
+    value = document.value
+    if not isinstance(value, Mapping) or value.get("kind") != "split":
+        return None
+    return Experiment.of(value["state"])

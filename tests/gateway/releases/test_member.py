@@ -1,0 +1,243 @@
+"""Processes that share a store divide alike, and the one that leads lets a canary in or not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import pytest
+
+from gateway.config.policy import Policy
+from gateway.config.policy_conflicts import Known
+from gateway.model import Outcome, Usage
+from gateway.plan.match import Rules
+from gateway.plan.rollout_state import Command, RefusedError
+from gateway.releases.leader import AUDIT, Leader
+from gateway.releases.member import LEASE, Member
+from gateway.store.base import Fence, FencedError
+from gateway.store.memory import MemoryStore
+from gateway.telemetry.arms import ArmTallies
+from gateway.telemetry.record import Record
+from tests.support.control import ManualClock
+
+KNOWN = Known({"m": (), "n": ()}, ("c",), discovers=False)
+STEPS = [{"weight": 10, "min_requests": 50}, {"weight": 50, "min_requests": 50}]
+
+
+def rollout(**more: Any) -> dict[str, Any]:
+    gates = [{"metric": "error_rate", "max_increase": 0.05}]
+    said = {"baseline": {"model": "m"}, "canary": {"model": "n"}, "steps": STEPS, "gates": gates}
+    return {"name": "new", "match": {"models": ["m"]}, "rollout": {**said, **more}}
+
+
+def split(**more: Any) -> dict[str, Any]:
+    arms = [{"name": "a", "model": "m"}, {"name": "b", "model": "n"}]
+    said = {"arms": arms, "metrics": ["success_rate"], "on_decision": "promote"}
+    return {"name": "ab", "match": {"models": ["m"]}, "split": {**said, **more}}
+
+
+class Process:
+    """One of several gateway processes, without its sockets."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.rules = Rules([Policy.model_validate(each) for each in world.policies], KNOWN)
+        self.tallies = ArmTallies()
+        self.member = Member(
+            world.store, lambda: self.rules, self.tallies, world.clock, Random(seed)
+        )
+
+    def serve(self, policy: str, arm: str, good: int, bad: int = 0) -> None:
+        """Count requests of an arm in the epoch that this process believes in."""
+        tally = self.tallies.of(policy, self.rules.rules[policy].epoch, arm)
+        for outcome in [Outcome.SUCCESS] * good + [Outcome.FAILURE] * bad:
+            record = Record("chat", b"id", "client", 0.0)
+            record.outcome, record.ended_at, record.usage = outcome, 1.0, Usage(1, 10)
+            tally.observe(record)
+
+    async def turn(self) -> None:
+        self.member.collect()
+        await self.member.shared.turn(push=True)
+
+    def weights(self, policy: str) -> tuple[float, ...]:
+        return self.rules.rules[policy].splitter.weights
+
+
+class World:
+    """A store, a clock, and the processes around them."""
+
+    def __init__(self, *policies: dict[str, Any], processes: int = 2) -> None:
+        self.policies = list(policies)
+        self.clock = ManualClock()
+        self.store = MemoryStore(self.clock)
+        self.processes = [Process(self, seed) for seed in range(processes)]
+        self.fence = Fence(LEASE, 0)
+
+    async def lead(self) -> Fence:
+        token = await self.store.acquire(LEASE, "test", 1e9)
+        assert token is not None
+        self.fence = Fence(LEASE, token)
+        return self.fence
+
+    async def look(self, times: int = 1, seconds: float = 1.0) -> None:
+        """Let every process hand on and poll, and the first one look as the leader."""
+        leader = self.processes[0].member._leader
+        for _ in range(times):
+            self.clock.now += seconds
+            for process in self.processes:
+                await process.turn()
+            await leader.look(self.fence)
+            for process in self.processes:
+                await process.turn()
+
+    async def audit(self) -> list[tuple[str, str]]:
+        return [(each["before"], each["after"]) for each in await self.store.tail(AUDIT, 100)]
+
+
+@asynccontextmanager
+async def world(*policies: dict[str, Any], processes: int = 2) -> AsyncIterator[World]:
+    made = World(*policies, processes=processes)
+    await made.lead()
+    await made.look()
+    yield made
+
+
+async def test_a_good_canary_goes_through_everywhere() -> None:
+    """By its steps, each counted over all processes; the audit log tells each."""
+    async with world(rollout()) as one:
+        for expected in ((90, 10), (50, 50), (0, 100)):
+            assert [each.weights("new") for each in one.processes] == [expected] * 2
+            if expected == (0, 100):
+                break
+            for process in one.processes:
+                process.serve("new", "baseline", 300)
+                process.serve("new", "canary", 150)
+            await one.look()
+        phases = [after for _, after in await one.audit()]
+        assert phases == ["progressing", "progressing", "succeeded"]
+        assert one.processes[1].member.status()[0]["state"]["phase"] == "succeeded"
+
+
+async def test_a_bad_canary_is_back_at_once() -> None:
+    """In every process, by the first look that has the evidence."""
+    async with world(rollout()) as one:
+        one.processes[1].serve("new", "baseline", 600, 2)
+        one.processes[1].serve("new", "canary", 30, 40)
+        await one.look()
+        assert [each.weights("new") for each in one.processes] == [(100, 0)] * 2
+        events = await one.store.tail(AUDIT, 9)
+        assert (events[-1]["after"], events[-1]["by"]) == ("rolled_back", "gate")
+        assert events[-1]["readings"][0]["canary_n"] == 70
+
+
+async def test_few_requests_hold_the_step() -> None:
+    """However long they take."""
+    async with world(rollout()) as one:
+        one.processes[0].serve("new", "canary", 10)
+        one.processes[0].serve("new", "baseline", 10)
+        await one.look(times=20, seconds=20)
+        assert one.processes[1].weights("new") == (90, 10)
+        assert one.processes[1].member.status()[0]["waiting"]
+
+
+async def test_people_may_steer_from_any_process() -> None:
+    """What they ask for holds everywhere, and is told by whom."""
+    async with world(rollout()) as one:
+        other = one.processes[1].member
+        state = await other.command("new", Command.PAUSE, "ada")
+        assert state["phase"] == "paused"
+        with pytest.raises(RefusedError, match="paused"):
+            await other.command("new", Command.PAUSE, "ada")
+        with pytest.raises(KeyError):
+            await other.command("nothing", Command.PAUSE, "ada")
+        await other.command("new", Command.PROMOTE, "ada")
+        assert one.processes[1].weights("new") == (0, 100)
+        await one.look()
+        assert one.processes[0].weights("new") == (0, 100)
+        assert (await one.store.tail(AUDIT, 1))[0]["by"] == "ada"
+
+
+async def test_a_leader_that_was_replaced_writes_nothing() -> None:
+    """Its term is over when another's has begun."""
+    async with world(rollout()) as one:
+        before = one.processes[0].weights("new")
+        one.clock.now += 1e10
+        assert await one.store.acquire(LEASE, "other", 5.0) is not None
+        one.processes[0].serve("new", "canary", 0, 500)
+        with pytest.raises(FencedError):
+            await one.look()
+        assert one.processes[0].weights("new") == before
+
+
+async def test_a_split_is_won_by_the_better_arm() -> None:
+    """It then has everything, in each process, and keeps it."""
+    async with world(split()) as one:
+        for process in one.processes:
+            process.serve("ab", "a", 700, 300)
+            process.serve("ab", "b", 970, 30)
+        await one.look()
+        assert [each.weights("ab") for each in one.processes] == [(0, 1)] * 2
+        status = one.processes[1].member.status()[0]
+        assert status["verdict"] == "b has won and has all requests"
+        event = (await one.store.tail(AUDIT, 1))[0]
+        assert (event["policy"], event["kind"]) == ("ab", "promoted")
+        await one.look(times=3)
+        assert len(await one.store.tail(AUDIT, 9)) == 1
+
+
+async def test_a_split_that_only_reports_changes_nothing() -> None:
+    """And a worse arm is said to be so."""
+    async with world(split(on_decision="report")) as one:
+        one.processes[0].serve("ab", "a", 980, 20)
+        one.processes[0].serve("ab", "b", 700, 300)
+        await one.look()
+        assert one.processes[0].weights("ab") == (1, 1)
+        status = one.processes[0].member.status()[0]
+        assert "b is worse" in status["verdict"]
+        assert status["state"]["counts"] == {"a": 1000, "b": 1000}
+
+
+async def test_shares_that_are_not_those_given_are_a_defect() -> None:
+    """No figure of such an experiment is believed."""
+    async with world(split()) as one:
+        one.processes[0].serve("ab", "a", 700, 300)
+        one.processes[0].serve("ab", "b", 2970, 30)
+        await one.look()
+        assert one.processes[0].weights("ab") == (1, 1)
+        assert "shares of traffic" in one.processes[0].member.status()[0]["verdict"]
+
+
+async def test_another_experiment_under_the_name_begins_anew() -> None:
+    """With no sum of the one before, and without its winner."""
+    async with world(split()) as one:
+        one.processes[0].serve("ab", "a", 700, 300)
+        one.processes[0].serve("ab", "b", 970, 30)
+        await one.look()
+        changed = split(arms=[{"name": "a", "model": "m"}, {"name": "b", "model": "m"}])
+        for process in one.processes:
+            process.rules = Rules([Policy.model_validate(changed)], KNOWN)
+            process.member.follow()
+            assert process.weights("ab") == (1, 1)
+            assert process.rules.rules["ab"].epoch == 1
+        await one.look()
+        assert one.processes[1].member.status()[0]["state"]["counts"] == {"a": 0, "b": 0}
+
+
+async def test_a_state_that_cannot_be_read_changes_nothing() -> None:
+    """A newer gateway may have written it; the other policies go on."""
+    async with world(rollout(), split(), processes=1) as one:
+        document = await one.store.get("policy/new")
+        await one.store.put("policy/new", {"kind": "rollout", "state": 7}, document.version)
+        one.processes[0].serve("ab", "a", 980, 20)
+        one.processes[0].serve("ab", "b", 980, 20)
+        await one.look()
+        assert one.processes[0].weights("new") == (90, 10)
+        assert one.processes[0].member.status()[1]["state"]["counts"]["a"] == 1000
+
+
+def test_who_leads_is_told() -> None:
+    """By the election's own clock."""
+    one = World(rollout(), processes=1)
+    assert not one.processes[0].member.leads
+    assert isinstance(one.processes[0].member._leader, Leader)
