@@ -214,7 +214,9 @@ async def test_another_experiment_under_the_name_begins_anew() -> None:
         one.processes[0].serve("ab", "a", 700, 300)
         one.processes[0].serve("ab", "b", 970, 30)
         await one.look()
-        changed = split(arms=[{"name": "a", "model": "m"}, {"name": "b", "model": "m"}])
+        changed = split(
+            arms=[{"name": "a", "model": "m", "weight": 3}, {"name": "b", "model": "n"}]
+        )
         for process in one.processes:
             process.rules = Rules([Policy.model_validate(changed)], KNOWN)
             process.member.follow()
