@@ -33,10 +33,13 @@ def _split(split: Split) -> Iterator[Conflict]:
         )
     if split.analysis.aa and not same:
         yield Conflict(("split", "analysis", "aa"), "is true, but the arms are not all the same")
-    if split.analysis.aa and split.on_decision == "promote":
-        yield Conflict(
-            ("split", "on_decision"), "cannot be promote when the arms are the same on purpose"
-        )
+    if split.on_decision == "promote":
+        on_decision = ("split", "on_decision")
+        if split.analysis.aa:
+            yield Conflict(on_decision, "cannot be promote when the arms are the same on purpose")
+        if split.metrics[0] == "output_tokens":
+            words = "cannot be promote: longer answers are not better or worse (the first metric)"
+            yield Conflict(on_decision, words)
 
 
 def check_rollout(rollout: Rollout) -> list[Conflict]:

@@ -69,8 +69,9 @@ split:
         "9:7: split.arms[2].name is required",
         '9:8: split.arms[2].nam is not a known key (did you mean "name"?)',
         (
-            "10:13: split.metrics[0] must be 'success_rate', 'ttft', 'inter_token', 'latency', "
-            "'tokens_per_s', 'output_tokens', 'cancel_rate' or 'feedback'"
+            "10:13: split.metrics[0] must be 'success_rate', 'error_rate', 'abort_rate', "
+            "'truncation_rate', 'cancel_rate', 'ttft', 'inter_token', 'latency', "
+            "'tokens_per_s', 'output_tokens' or 'feedback'"
         ),
     ]
 

@@ -28,7 +28,7 @@ def of_rollout(**values: Any) -> list[str]:
 
 
 def test_a_good_split_has_no_flaws() -> None:
-    assert of_split(baseline="b", metrics=["feedback", "ttft"]) == []
+    assert of_split(baseline="b", metrics=["feedback", "ttft"], on_decision="promote") == []
     same = {"name": "c", "model": "m"}
     assert of_split(arms=[A, same], analysis={"aa": True}) == []
 
@@ -67,6 +67,13 @@ def test_a_good_split_has_no_flaws() -> None:
                 "on_decision": "promote",
             },
             "split.on_decision cannot be promote when the arms are the same on purpose",
+        ),
+        (
+            {"metrics": ["output_tokens", "ttft"], "on_decision": "promote"},
+            (
+                "split.on_decision cannot be promote: longer answers are not better or worse "
+                "(the first metric)"
+            ),
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -13,11 +14,14 @@ from gateway.config.policy_fields import (
     ArmWeight,
     HeaderName,
     Label,
+    Metric,
     Override,
     Regex,
     StickyBy,
     Target,
 )
+from gateway.config.policy_rollout import GateMetric
+from gateway.stats.metrics import METRICS
 from gateway.wire.guard import Limits, read_head
 
 
@@ -25,6 +29,11 @@ def refused(kind: object, value: object) -> str:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(kind).validate_python(value)
     return str(caught.value.errors()[0]["msg"])
+
+
+def test_the_metrics_are_those_that_can_be_compared() -> None:
+    assert set(get_args(Metric)) == set(METRICS)
+    assert set(get_args(GateMetric)) < set(METRICS)
 
 
 @pytest.mark.parametrize("name", ["a", "new-llama_2.1", "x" * 63])
