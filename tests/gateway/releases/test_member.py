@@ -220,7 +220,7 @@ async def test_another_experiment_under_the_name_begins_anew() -> None:
         for process in one.processes:
             process.rules = Rules([Policy.model_validate(changed)], KNOWN)
             process.member.follow()
-            assert process.weights("ab") == (1, 1)
+            assert process.weights("ab") == (3, 1)
             assert process.rules.rules["ab"].epoch == 1
         await one.look()
         assert one.processes[1].member.status()[0]["state"]["counts"] == {"a": 0, "b": 0}
