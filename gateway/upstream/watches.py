@@ -73,7 +73,9 @@ class Watches:
         """End every task and close every HTTP client."""
         self.follow((), Discovery())
         self._open = False
-        await self._group.__aexit__(kind, error, trace)
+        # The tasks have been told to end, but the one that closes the HTTP clients must come to it,
+        # even if the gateway's own task is being cancelled.
+        await self._group.__aexit__(None, None, None)
 
     def follow(self, clusters: Iterable[Cluster], discovery: Discovery) -> None:
         """Bring the tasks in line with the clusters as they are now; before and after, nothing."""

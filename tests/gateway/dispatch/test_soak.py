@@ -264,6 +264,12 @@ def _changed(rng: Random, settings: dict[str, Any]) -> Config:
     return Config.model_validate(new)
 
 
+def own_tasks() -> int:
+    """Count the tasks, but for an engine that waits for a probe which was ended at its dialling."""
+    names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+    return sum(name != "Engine._connection" for name in names)
+
+
 def take_over(rig: Failover, config: Config) -> None:
     """Do what a reload does once it has read its file."""
     live = rig.gateway.live
@@ -296,7 +302,7 @@ async def test_nothing_is_lost_mixed_up_or_left_over(
             gateway.shared.recent(gateway.clusters["pool"].whole()).observe(0.003)
         await eventually(lambda: all(one.models for one in gateway.clusters.values()))
         await asyncio.sleep(0.05)
-        tasks = len(asyncio.all_tasks())
+        tasks = own_tasks()
         async with asyncio.TaskGroup() as group:
             asking = [
                 group.create_task(one_client(rng, rig, tally, number)) for number in range(CLIENTS)
@@ -312,6 +318,6 @@ async def test_nothing_is_lost_mixed_up_or_left_over(
         await eventually(lambda: sum(one.open for one in (*rig.engines, *rig.others)) == 0)
         await eventually(lambda: rig.open_upstream == 0)
         assert not any(cluster.busy for cluster in gateway.clusters.values())
-        await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+        await eventually(lambda: own_tasks() <= tasks)
         assert tally.ended == CLIENTS * REQUESTS
         assert tally.whole > 0

@@ -142,3 +142,21 @@ async def test_news_about_models_is_passed_on(monkeypatch: pytest.MonkeyPatch) -
         await done.wait()
     assert told == ["news", "news"]
     assert running.endpoints[0].models == ("m", "n")
+
+
+async def test_a_gateway_that_is_cancelled_closes_its_http_clients_too(seen: Seen) -> None:
+    """As an embedding program ends it; a probe's connection would else stay open."""
+
+    async def run() -> None:
+        async with watches() as running:
+            running.follow([cluster("a:1")], USUAL)
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(run())
+    await settle()
+    assert len(seen.running) == 2
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not seen.running
+    assert all(client.is_closed for client in seen.clients)
