@@ -10,9 +10,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.clock import Clock
-from gateway.control import chat, chat_socket, generate, health, models
+from gateway.control import chat, chat_socket, feedback, generate, health, models
 from gateway.control.edge import Edge
 from gateway.control.failures import install, unknown_route, wrong_method
+from gateway.control.feedback import Feedback, Nobody
 from gateway.control.view import Ask, GatewayView
 from gateway.wire.guard import Limits
 
@@ -20,7 +21,7 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 """The data path's own default; a long context with images is what needs it."""
 
 
-def build(
+def build(  # noqa: PLR0913 - parts of the gateway that nothing else brings together
     view: GatewayView,
     ask: Ask,
     *,
@@ -28,12 +29,13 @@ def build(
     data_routes: Mapping[str, str],
     max_body_bytes: int = MAX_BODY_BYTES,
     origins: Collection[str] = (),
+    scores: Feedback | None = None,
 ) -> FastAPI:
     """Return the app.
 
     `data_routes` are the data path's own (path → method): what of them comes here came with
     another method. `origins` are those whose pages may open the chat WebSocket besides the
-    gateway's own ("*": any).
+    gateway's own ("*": any). `scores` is where feedback goes; without it no request is known.
     """
     app = FastAPI(
         title="Sluice",
@@ -49,6 +51,7 @@ def build(
     app.include_router(generate.router(ask, clock))
     app.include_router(chat_socket.router(view, ask, Limits(body_bytes=max_body_bytes), origins))
     app.include_router(chat.router(ask))
+    app.include_router(feedback.router(scores or Nobody()))
     install(app)
     app.add_middleware(Edge, max_body_bytes=max_body_bytes)
     return app

@@ -1,0 +1,74 @@
+"""How does a score reach the process that served its request?
+
+    client ──> this process: known here? count it
+                  └── not known, and there are others ──> the store's log `feedback`
+    each second, every process ──> the log's end ──> count what is known here
+
+A score that is read twice counts once, since the request has its score then. One whose process is
+gone, or that nobody knows, is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping
+
+from gateway.store.base import Json, StoreError
+from gateway.store.resilient import Resilient
+from gateway.telemetry.feedback import MAX_SCORE, Given, Remembered
+
+_LOG = logging.getLogger("sluice.releases")
+
+STREAM = "feedback"
+"""The store's log of scores."""
+
+PULL_S = 1.0
+"""Between two looks into it."""
+
+TAIL = 500
+"""How many scores a look reads: more in a second than come to the wrong process are lost."""
+
+
+class Scores:
+    """Where the scores of clients go (`gateway.control.feedback.Feedback`)."""
+
+    __slots__ = ("_remembered", "_shared")
+
+    def __init__(self, remembered: Remembered, shared: Resilient | None) -> None:
+        """`shared` is None if there are no other processes: what is not known here is unknown."""
+        self._remembered = remembered
+        self._shared = shared
+
+    def give(self, name: str, score: float, label: str = "") -> Given:
+        """Count a score, or hand it on. Raises as `Remembered.give`."""
+        given = self._remembered.give(name, score, label)
+        if given is Given.UNKNOWN and self._shared is not None:
+            self._shared.append(STREAM, {"request": name, "score": score, "label": label})
+            return Given.HANDED_ON
+        return given
+
+    async def pull_forever(self) -> None:
+        """Count what others have handed on, until cancelled; ends at once without others."""
+        while self._shared is not None:
+            try:
+                self.take(await self._shared.store.tail(STREAM, TAIL))
+            except StoreError:
+                _LOG.debug("no scores from the store: it is down")
+            await asyncio.sleep(PULL_S)
+
+    def take(self, events: list[Json]) -> int:
+        """Count those of the log's events that are known here; return how many."""
+        return sum(self._take(event) is Given.COUNTED for event in events)
+
+    def _take(self, event: Json) -> Given:
+        """Count one. What another version wrote, and this one cannot read, is passed over."""
+        if not isinstance(event, Mapping):
+            return Given.UNKNOWN
+        name, score, label = event.get("request"), event.get("score"), event.get("label")
+        if not isinstance(name, str) or not isinstance(score, int | float):
+            return Given.UNKNOWN
+        if not math.isfinite(score) or abs(score) > MAX_SCORE:
+            return Given.UNKNOWN
+        return self._remembered.give(name, score, label if isinstance(label, str) else "")
