@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import OrderedDict
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 from gateway.telemetry.arms import ArmTally
 
@@ -42,12 +43,8 @@ class Given(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Owner(NamedTuple):
-    """Whose request it was."""
-
-    policy: str
-    arm: str
-    tally: ArmTally
+Owner: TypeAlias = tuple[str, str, ArmTally]
+"""Whose request it was: policy, arm, and the arm's numbers."""
 
 
 class Remembered:
@@ -57,9 +54,10 @@ class Remembered:
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        # In the order of their coming; None where there was a score.
-        self._known: dict[bytes, Owner | None] = {}
-        self._traces: dict[bytes, bytes] = {}
+        # In the order of their coming; None where there was a score. A plain dict would have to
+        # look for its first entry behind those that have gone.
+        self._known: OrderedDict[bytes, Owner | None] = OrderedDict()
+        self._traces: OrderedDict[bytes, bytes] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -67,14 +65,15 @@ class Remembered:
     def remember(self, record: Record, traceparent: bytes = b"") -> None:
         """Note a request that a policy has divided: its record names policy, arm and tally.
 
-        Of several requests with one id, or of one trace, the last is meant. 0.6 µs.
+        Of several requests with one id, or of one trace, the last is meant. 0.7 µs, with a trace 1.2.
         """
         assert record.tally is not None  # noqa: S101  a policy has divided it
         known, request_id = self._known, record.request_id
-        known.pop(request_id, None)
-        known[request_id] = Owner(record.policy, record.arm, record.tally)
+        if request_id in known:
+            known.move_to_end(request_id)
+        known[request_id] = (record.policy, record.arm, record.tally)
         if len(known) > self._most:
-            del known[next(iter(known))]
+            known.popitem(last=False)
         if traceparent:
             match = _TRACE.fullmatch(traceparent)
             if match is not None:
@@ -82,10 +81,11 @@ class Remembered:
 
     def _trace(self, trace_id: bytes, request_id: bytes) -> None:
         traces = self._traces
-        traces.pop(trace_id, None)
+        if trace_id in traces:
+            traces.move_to_end(trace_id)
         traces[trace_id] = request_id
         if len(traces) > self._most:
-            del traces[next(iter(traces))]
+            traces.popitem(last=False)
 
     def give(self, name: str, score: float, label: str = "") -> Given:
         """Count a score for the request with this id, or the last one of the trace with this id.
@@ -102,7 +102,8 @@ class Remembered:
         if owner is None:
             return Given.REPEATED
         self._known[request_id] = None
-        owner.tally.feedback.add(score)
+        policy, arm, tally = owner
+        tally.feedback.add(score)
         said = f" label={json.dumps(label)}" if label else ""
-        _LOG.info("%s/%s: request %s: %g%s", owner.policy, owner.arm, name, score, said)
+        _LOG.info("%s/%s: request %s: %g%s", policy, arm, name, score, said)
         return Given.COUNTED
