@@ -213,6 +213,7 @@ def test_the_readme_lists_every_field_of_the_access_log() -> None:
     record = Record("chat", b"id", "::1", 1.0)
     record.first_at, record.usage, record.error = 2.0, Usage(1, 2), "upstream_error"
     record.attempts, record.resumes, record.queued_s = 3, 1, 0.5
+    record.policy, record.arm = "new", "canary"
     listed = [name for row in page("README.md").table("field") for name in coded(row[0])]
 
     assert sorted(listed) == sorted(json.loads(line_of(record)))
