@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import inf, prod
 from re import _constants as codes  # type: ignore[attr-defined]  # typeshed leaves it out
 from re import _parser as parser  # type: ignore[attr-defined]  # typeshed leaves it out
 from typing import Annotated, Any, Literal, Self
@@ -58,6 +59,10 @@ with what `gateway.wire.guard` forwards."""
 MAX_REGEX_CHARS = 256
 """Longest regular expression, and longest value that one is tried on (in bytes)."""
 
+MAX_WAYS = 129.0**3
+"""Most ways in which an expression may match, as `_ways` counts them: three times `.*`. That takes
+25 ms at the worst, for a value of 256 bytes made for it; four times would take 1.5 s."""
+
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _BY = ("user", "session", "api_key", "request")
@@ -98,32 +103,37 @@ def _regex(text: str) -> str:
         parsed = parser.parse(text.encode())
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"is not a regular expression: {error}") from None
-    if _explodes(parsed, repeated=False):
+    if _ways(parsed) > MAX_WAYS:
         raise ValueError(
-            "could take for ever on some values: it repeats something that itself repeats or "
-            "has alternatives; write (?>...) or a character class"
+            "could take for ever on some values: it can match them in too many ways; repeat "
+            "nothing that itself repeats or has alternatives, and use fewer * + ? and |"
         )
     return text
 
 
-def _explodes(node: Any, *, repeated: bool) -> bool:
-    """Whether a repeat holds anything that can match the same text in several ways.
+def _ways(node: Any) -> float:
+    """Return about how many ways a backtracking matcher may try before it gives up.
 
-    That is what makes a backtracking matcher exponential. Stricter than needed, since no cheap test
-    is exact; possessive repeats and atomic groups (`a++`, `(?>...)`) never go back, and are let in.
+    Stricter than needed, since no cheap test is exact: a repeat of anything that can match in
+    several ways counts as endless. Atomic groups and possessive repeats (`(?>...)`, `a++`) are one
+    way once they have matched.
     """
+    ways = 1.0
     for code, argument in node:
-        inside, variable = repeated, False
-        if code in (codes.MAX_REPEAT, codes.MIN_REPEAT):
-            least, most, _ = argument
-            variable, inside = least != most, repeated or most > 1
-        if repeated and (variable or code in (codes.BRANCH, codes.GROUPREF)):
-            return True
+        inside = [_ways(part) for part in _patterns(argument)]
         if code in (codes.ATOMIC_GROUP, codes.POSSESSIVE_REPEAT):
-            inside = False
-        if any(_explodes(part, repeated=inside) for part in _patterns(argument)):
-            return True
-    return False
+            # Before they match they may try all of theirs.
+            ways = inf if max(inside) > MAX_WAYS else ways
+        elif code is codes.BRANCH:
+            ways *= sum(inside)
+        else:
+            ways *= prod(inside)
+            if code in (codes.MAX_REPEAT, codes.MIN_REPEAT):
+                least, most, _ = argument
+                if most > 1 and inside[0] > 1:
+                    return inf
+                ways *= min(most - least, MAX_REGEX_CHARS / 2) + 1
+    return ways
 
 
 def _patterns(argument: Any) -> list[Any]:

@@ -89,6 +89,9 @@ def test_other_keys_are_refused() -> None:
         "(?:[0-9]{3})+",
         "((?:ab)++c)*",
         "a?b*c+",
+        ".*foo.*bar.*",
+        "a?" * 20,
+        "(?>.*x.*y.*)z",
         "^x-(?=y).*$",
     ],
 )
@@ -107,6 +110,11 @@ def test_expressions_that_end_soon_are_let_in(regex: str) -> None:
         r"(?:(a)\1?)*b",
         r"(a)(?:\1|\1)*b",
         "((ab)*)*",
+        ".*a.*b.*c.*d",
+        "a?" * 30,
+        "(?:a|aa)" * 30,
+        "(?>(a+)+)b",
+        "((a+)+)++b",
         "(?:(?=a+)b)*",
     ],
 )

@@ -247,3 +247,14 @@ def test_without_a_key_it_is_the_request_or_the_baseline() -> None:
 def test_what_did_not_hold_is_said(match: dict[str, Any], words: str) -> None:
     asked = subject(route="tokenize", headers={"x-b": "2"})
     assert Rule(policy("p", match=match)).why_not(asked) == words
+
+
+def test_what_a_rule_matches_is_divided_anew() -> None:
+    """By weights that differ only: a controller says them every second."""
+    arms = [{"name": "a", "model": "m"}, {"name": "b", "model": "n"}]
+    rule = Rule(policy("p", split={"arms": arms}))
+    before = rule.splitter
+    rule.divide([1, 1])
+    assert rule.splitter is before
+    rule.divide([0, 1])
+    assert (rule.splitter.weights, rule.splitter.pick(b"anybody")) == ((0, 1), 1)
