@@ -18,7 +18,7 @@ from gateway.dispatch.pulse import Pulse
 from gateway.dispatch.resumption import resume
 from gateway.dispatch.shared import Shared
 from gateway.dispatch.steering import steer
-from gateway.errors import GatewayError, internal_error, overloaded, shutting_down, upstream_error
+from gateway.errors import GatewayError, internal_error, overloaded, shutting_down
 from gateway.model import Outcome, Route
 from gateway.plan.table import Plan
 from gateway.relay.reply import Reply
@@ -95,7 +95,10 @@ class Proxy:
         record = attempts.record
         attempts.shown = reply
         if down.started and not reply.streams:
-            raise upstream_error(reply.complaint())
+            refused = 400 <= reply.status < 500
+            raise GatewayError(
+                reply.status if refused else 502, "upstream_error", reply.complaint(), retry=False
+            )
         record.status, record.stream = reply.status, reply.streams
         lines = b"%bx-request-id: %b\r\n" % (reply.lines, record.request_id)
         if record.attempts > 1:
@@ -154,7 +157,7 @@ class Proxy:
         if not down.started:
             down.respond(error.status, lines, error.body(request.route.shape))
             return
-        record.outcome = Outcome.FAILURE
+        record.outcome = outcome_of(200, error, committed=True)
         record.status = 200
         if record.stream:  # Nothing but comments, or whole events, have gone out.
             down.finish(error.event(request.route.shape))

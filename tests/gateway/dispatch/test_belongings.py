@@ -112,23 +112,6 @@ async def test_what_is_sent_once_goes_to_no_fallback() -> None:
         assert not rig.others[0].requests
 
 
-async def test_a_form_that_breaks_off_while_it_might_be_raced_is_a_bad_request() -> None:
-    """And no defect of the gateway's."""
-    hedging = {"hedging": {"enabled": True}}
-    async with failover([[response()]], [[response()]], cluster=hedging) as rig:
-        recent = rig.gateway.shared.recent(rig.gateway.clusters["pool"].whole())
-        for _ in range(50):
-            recent.observe(10.0)
-        streamed = FORM.replace(b"--B--", _field(b"stream", b"true") + b"--B--")
-        async with rig.client() as client:
-            head = {**FORM_TYPE, "Transfer-Encoding": "chunked"}
-            request = post(b"", FORM_PATH, head).replace(b"Content-Length: 0\r\n", b"")
-            client.send(request + b"%x\r\n%b\r\n" % (len(streamed) - 9, streamed[:-9]))
-            await eventually(lambda: rig.inflight == 2)
-            client.send(b"nonsense\r\n")
-            assert (await client.answer()).status == 400
-
-
 async def test_a_failed_answer_that_goes_on_and_on_is_not_listened_to() -> None:
     """Its connection ends when another endpoint is asked, not when its engine has said all."""
     endless: Script = [response(LARGE, b"500 Oops", length=2 * len(LARGE)), Then.HANG]
@@ -237,6 +220,7 @@ async def test_a_refusal_after_the_first_comment_is_not_the_endpoints_fault() ->
                 rig.pass_time(10)
                 turn.go.set()
                 assert b"bad field" in (await client.answer()).body
+        assert rig.metric("sluice_requests_total", model="m", outcome="rejected") == 5
         assert rig.gateway.clusters["pool"].endpoints[0].state(rig.clock.now) == "healthy"
 
 
