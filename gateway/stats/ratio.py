@@ -23,7 +23,7 @@ Fabijan et al. and the experimentation platforms use 0.0005 to 0.01."""
 
 CONCENTRATION = 1000.0
 """The weight of the Dirichlet prior in samples. The larger, the smaller the deviations it looks
-for: 1,000 expects shares to be off by about 1/sqrt(1000), 3 points at an even split."""
+for: 1,000 expects an even split to be off by about 0.5 / sqrt(1000), 1.6 points."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,18 +68,19 @@ class Mixture:
             return np.sqrt((1 + 1 / np.float64(y)) * (np.log1p(y) - 2 * np.log(alpha)))
 
     def reach_above(self, alpha: float) -> Number:
-        """Return how far r must go for the one-sided E = 1/alpha.
+        """Return how far r must go for the one-sided E = 1/alpha; infinite without samples.
 
-        It lies between the two-sided bounds for 2 alpha and for alpha, because the factor
-        2 Phi(.) of the one-sided mixture lies between 1 and 2 for r >= 0. Halved 40 times.
+        With x = r sqrt(y/(1+y)) that is x^2/2 + log Phi(x) = c, convex and rising, so Newton's
+        steps from above come down to the solution; eight are more than enough.
         """
-        low, high = self.reach(min(1.0, 2 * alpha)), self.reach(alpha)
-        with np.errstate(invalid="ignore"):
-            for _ in range(40):
-                r = (low + high) / 2
-                enough = self.log_evidence_above(r) >= -np.log(alpha)
-                low, high = np.where(enough, low, r), np.where(enough, r, high)
-        return high
+        y = np.float64(self.rho2) * self.m
+        c = np.log1p(y) / 2 - np.log(2 * alpha)
+        x = np.sqrt(2 * (c + np.log(2)))
+        for _ in range(8):
+            slope = x + np.exp(-x * x / 2 - log_ndtr(x)) / np.sqrt(2 * np.pi)
+            x = x - (x * x / 2 + log_ndtr(x) - c) / slope
+        with np.errstate(divide="ignore"):
+            return x * np.sqrt(1 + 1 / y)
 
     def p_value(self, r: Number) -> Number:
         """Return 1/E, at most 1: small at most alpha often in all looks together.
@@ -95,7 +96,7 @@ def rho2(alpha: float, tuned_for: float) -> float:
 
     Setting the derivative of `reach` by y to zero gives y = c + log(1 + y) with c = -2 log alpha;
     two steps of the fixed point are within 1 % (Waudby-Smith et al. 2024 take one). The choice is
-    not delicate: at a tenth of the samples the interval is 24 % wider than the best one for that
+    not delicate: at a tenth of the samples the interval is 26 % wider than the best one for that
     number, at ten times 7 %. It must be fixed before the data are seen.
     """
     c = -2 * np.log(alpha)
