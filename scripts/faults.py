@@ -88,13 +88,16 @@ def main(arguments: list[str]) -> int:
     console = Console()
     console.width = max(console.width, 160)  # A file has no width, and the figures need one.
     results: list[Result] = []
-    for key, row in ROWS.items():
-        if chosen.rows and key not in chosen.rows:
-            continue
+    keys = [key for key in ROWS if key in chosen.rows or not chosen.rows]
+    for key in keys:
         since = time.monotonic()
-        results.append(measured(key, row, scale))
-        results += [tested(one) for one in TESTED if one.row == key]
+        results.append(measured(key, ROWS[key], scale))
         console.print(f"row {key}: {time.monotonic() - since:.0f} s", highlight=False)
+    for one in [one for one in TESTED if one.row in keys]:
+        since = time.monotonic()
+        results.append(tested(one))
+        console.print(f"{one.path}: {time.monotonic() - since:.0f} s", highlight=False)
+    results.sort(key=lambda result: keys.index(result.row))
     missed = _show(console, results)
     if chosen.markdown is not None:
         chosen.markdown.write_text(markdown(results))

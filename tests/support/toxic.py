@@ -29,7 +29,7 @@ class BlackHole:
     def __init__(self) -> None:
         self._socket = socket.socket()
         self._fillers: list[socket.socket] = []
-        self._accepting: asyncio.Task[None] | None = None
+        self._peers: dict[socket.socket, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Self:
         self._socket.bind(("127.0.0.1", 0))
@@ -50,7 +50,7 @@ class BlackHole:
     def hear(self) -> None:
         """Be a healthy engine (again)."""
         self._empty()
-        self._accepting = asyncio.ensure_future(self._accept())
+        asyncio.get_running_loop().add_reader(self._socket, self._accept)
 
     async def deafen(self) -> None:
         """Accept nothing from now on, and let nobody connect."""
@@ -70,19 +70,29 @@ class BlackHole:
         self._fillers.clear()
 
     async def _stop(self) -> None:
-        if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.gather(self._accepting, return_exceptions=True)
-            self._accepting = None
+        asyncio.get_running_loop().remove_reader(self._socket)
+        for task in self._peers.values():
+            task.cancel()
+        await asyncio.gather(*self._peers.values(), return_exceptions=True)
+        for peer in self._peers:
+            peer.close()
+        self._peers.clear()
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            peer, _ = await loop.sock_accept(self._socket)
-            with peer, contextlib.suppress(OSError):
-                peer.setblocking(False)
-                if await loop.sock_recv(peer, 1 << 16):
-                    await loop.sock_sendall(peer, _HEALTHY)
+    def _accept(self) -> None:
+        # A task that accepts would lose a socket where it is cancelled at that very moment.
+        with contextlib.suppress(BlockingIOError):
+            peer, _ = self._socket.accept()
+            peer.setblocking(False)
+            self._peers[peer] = asyncio.ensure_future(_be_healthy(peer))
+
+
+async def _be_healthy(peer: socket.socket) -> None:
+    """Answer one GET."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):
+        if await loop.sock_recv(peer, 1 << 16):
+            await loop.sock_sendall(peer, _HEALTHY)
+        peer.close()
 
 
 class Crawler:

@@ -53,7 +53,7 @@ class Scale:
 
 
 CI = Scale(
-    slack_s=0.5,
+    slack_s=1.0,
     noise_s=0.2,
     connect_s=0.5,
     first_token_s=2,
