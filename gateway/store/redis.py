@@ -64,13 +64,17 @@ class RedisStore:
         self._redis = Redis.from_url(
             url,
             decode_responses=True,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
+            # Ours is the only one: redis-py's goes through `asyncio.wait_for`, which swallows a
+            # cancellation that comes together with an answer (CPython 37658, until 3.12).
+            socket_timeout=None,
+            socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             max_connections=_CONNECTIONS,
         )
         register = self._redis.register_script
         self._push = register(scripts.PUSH)
+        self._totals = register(scripts.TOTALS)
+        self._forget = register(scripts.FORGET)
         self._report = register(scripts.REPORT)
         self._reports = register(scripts.REPORTS)
         self._between = register(scripts.BETWEEN)
@@ -99,25 +103,18 @@ class RedisStore:
         """See `Store.totals`."""
         async with self._bounded():
             names = await self._names(prefix)
-            async with self._redis.pipeline(transaction=True) as together:
-                for name in names:
-                    together.hgetall(self._sum(name))
-                found = await together.execute()
+            found = await self._totals([self._sum(name) for name in names], [])
         return {
-            name: {field: float(number) for field, number in fields.items()}
-            for name, fields in zip(names, found, strict=True)
-            if fields
+            name: {field: float(number) for field, number in _pairs(flat)}
+            for name, flat in zip(names, found, strict=True)
+            if flat
         }
 
     async def forget(self, prefix: str) -> int:
         """See `Store.forget`."""
         async with self._bounded():
             names = await self._names(prefix)
-            if names:
-                async with self._redis.pipeline(transaction=True) as together:
-                    together.delete(*map(self._sum, names))
-                    together.zrem(*self._keys("names"), *names)
-                    await together.execute()
+            await self._forget([*self._keys("names"), *map(self._sum, names)], names)
         return len(names)
 
     async def report(self, process: str, snapshot: Json, ttl_s: float) -> None:

@@ -147,7 +147,7 @@ class Resilient:
         """Go round until cancelled."""
         rounds = 0
         while True:
-            await self._persist(self._round, push=rounds % PUSH_ROUNDS == 0)
+            await self._persist(push=rounds % PUSH_ROUNDS == 0)
             rounds += 1
             await self._sleep(POLL_S)
 
@@ -172,7 +172,7 @@ class Resilient:
         self._revision = changes.revision
         self._take(changes.documents)
 
-    async def _persist(self, turn: Callable[[bool], Awaitable[None]], *, push: bool) -> None:
+    async def _persist(self, *, push: bool) -> None:
         """Take the turn until it works."""
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(StoreError),
@@ -181,10 +181,11 @@ class Resilient:
             sleep=self._sleep,
         ):
             with attempt:
-                await turn(push)
+                await self.turn(push)
         self._worked()
 
-    async def _round(self, push: bool) -> None:
+    async def turn(self, push: bool) -> None:
+        """Go round once: poll, and with `push` also push, log and report. Raises `StoreError`."""
         await self.poll()
         if push:
             await self._push()

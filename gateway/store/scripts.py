@@ -74,6 +74,22 @@ return tonumber(ARGV[3])
 # KEYS: names. ARGV: the first and the last, as ZRANGEBYLEX has them.
 BETWEEN = "return redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2])"
 
+# KEYS: one hash per name. Not MULTI: a server that is out of memory refuses what is queued.
+TOTALS = """
+local found = {}
+for i, key in ipairs(KEYS) do found[i] = redis.call('HGETALL', key) end
+return found
+"""
+
+# KEYS: names, one hash per name. ARGV: the names.
+FORGET = """
+for i, name in ipairs(ARGV) do
+  redis.call('DEL', KEYS[i + 1])
+  redis.call('ZREM', KEYS[1], name)
+end
+return 0
+"""
+
 # KEYS: reports. ARGV: process, value, microseconds to live.
 REPORT = (
     _SHARED

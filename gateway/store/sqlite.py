@@ -18,6 +18,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,6 +65,7 @@ class SqliteStore:
         self._timeout_s = timeout_s
         self._max_events = max_events
         self._thread = ThreadPoolExecutor(1, "sluice-store")
+        self._closed = False
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
 
@@ -170,7 +172,7 @@ class SqliteStore:
         """See `Store.changes`."""
 
         def work(db: sqlite3.Connection) -> tuple[int, list[tuple[str, str, int]]]:
-            return _revision(db), db.execute(statements.CHANGES, (since,)).fetchall()
+            return statements.revision(db), db.execute(statements.CHANGES, (since,)).fetchall()
 
         revision, rows = await self._call(work)
         return Changes(
@@ -220,18 +222,22 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout_s):
-                await loop.run_in_executor(self._thread, self._drop)
+        with contextlib.suppress(StoreError):
+            await self._in_thread(self._drop)
+        self._closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a transaction in the thread. Raises `StoreError` when it fails or takes too long."""
+        return await self._in_thread(partial(self._transact, work))
+
+    async def _in_thread(self, job: Callable[[], T]) -> T:
+        """Run it there. Raises `StoreError` when it fails or takes too long."""
+        if self._closed:
+            raise StoreError(f"{self.label}: closed")
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await loop.run_in_executor(self._thread, self._transact, work)
+                return await loop.run_in_executor(self._thread, job)
         except TimeoutError as error:
             raise StoreError(f"{self.label}: no answer in {self._timeout_s:g} s") from error
         except (sqlite3.Error, OSError) as error:
@@ -270,7 +276,7 @@ class SqliteStore:
             connection.close()
 
     def _tick(self, db: sqlite3.Connection, at_least: int = 0) -> int:
-        revision = next_revision(max(_revision(db), at_least), self._clock.wall())
+        revision = next_revision(max(statements.revision(db), at_least), self._clock.wall())
         db.execute(statements.SET_REVISION, (revision,))
         return revision
 
@@ -282,11 +288,6 @@ class SqliteStore:
         now = self._clock.monotonic()
         if row is None or row[1] != fence.token or not is_live(row[2], row[3], now):
             raise FencedError(fence.lease)
-
-
-def _revision(db: sqlite3.Connection) -> int:
-    row = db.execute(statements.REVISION).fetchone()
-    return 0 if row is None else int(row[0])
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -75,6 +75,12 @@ def span(prefix: str) -> tuple[str, str]:
     return prefix, prefix + "\U0010ffff"
 
 
+def revision(db: sqlite3.Connection) -> int:
+    """Return the revision of the last change; 0 before the first."""
+    row = db.execute(REVISION).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def prepare(db: sqlite3.Connection) -> None:
     """Make a fresh connection, and its file if need be, ready. Blocks for 0.2 s at the most.
 
