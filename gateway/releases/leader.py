@@ -63,6 +63,7 @@ class Leader:
         self._clock = clock
         self._sleep = sleep
         self._watches: dict[str, Watch] = {}
+        self._told = False
 
     async def lead(self, fence: Fence) -> None:
         """Look again and again. Raises `FencedError` or `StoreError`."""
@@ -82,6 +83,10 @@ class Leader:
                     await self._split(policy, fence)
             except (ValueError, TypeError, KeyError):  # Of one policy; the others go on.
                 _LOG.exception("policy %s could not be looked at", policy.name)
+            except ModuleNotFoundError as error:
+                if not self._told:
+                    self._told = True
+                    _LOG.error("%s: policies are not analysed; install sluice[policies]", error)
 
     async def _rollout(self, policy: Policy, fence: Fence) -> None:
         rollout = policy.rollout
