@@ -241,7 +241,7 @@ class _Move:
             case Command.PROMOTE:
                 words = "promoted: the canary has everything"
                 self.go(Phase.SUCCEEDED, "succeeded", by, words, weight=100.0)
-            case Command.ABORT:
+            case _:  # Abort; a new command would have no entry in _FITS.
                 words = "aborted: the baseline has everything"
                 self.go(Phase.ROLLED_BACK, "rolled_back", by, words, weight=0.0)
 

@@ -79,6 +79,12 @@ def test_weights_are_the_states_if_it_is_about_this_canary() -> None:
     assert weights(RUNNING, other) == (100.0, 0.0)
 
 
+def test_a_measure_of_another_epoch_is_an_earlier_one() -> None:
+    assert not RUNNING.earlier
+    assert replace(RUNNING, baseline_epoch=2).earlier
+    assert DONE.earlier
+
+
 def test_targets_with_equal_fields_have_equal_fingerprints() -> None:
     assert fingerprint(Target(model="a")) == fingerprint(Target.model_validate({"model": "a"}))
     assert fingerprint(Target(model="a")) != fingerprint(Target(cluster="a"))
