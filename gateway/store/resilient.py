@@ -6,7 +6,7 @@ One task goes round: it polls the documents (every 0.5 s), and every second push
 the events that wait and reports. While the store is down the process goes on with the documents as
 it saw them last, sums add up in the `Outbox`, and the round is tried again with full jitter. When
 the store comes back with less than it had, each process brings back what it knows: its sums, and
-every document in the newest version that it saw.
+every document in the newest version that it saw, and the last events that it logged.
 
 Nothing here is on a request's way: `add`, `report`, `append` and `document` never wait.
 """
@@ -100,6 +100,7 @@ class Resilient:
         self._restoring = False
         self._snapshot: Callable[[], Json] | None = None
         self._events: deque[_Event] = deque()
+        self._logged: deque[_Event] = deque(maxlen=MAX_WAITING_EVENTS)
         self._watchers: list[tuple[str, Callable[[Document], None]]] = []
 
     def add(self, sums: Sums) -> None:
@@ -206,6 +207,8 @@ class Resilient:
     async def _restore(self) -> None:
         missing = self.outbox.missing
         count = await self.store.restore(self._documents.values())
+        self._events.extendleft(reversed(self._logged))  # Those that are still there stay once.
+        self._logged.clear()
         self._restoring = False
         await self.poll()
         _LOG.warning(
@@ -219,6 +222,7 @@ class Resilient:
         while self._events:
             first = self._events[0]
             await self.store.append(first.stream, first.event, first.id)
+            self._logged.append(first)
             with contextlib.suppress(ValueError):  # A full queue may have given it up meanwhile.
                 self._events.remove(first)
 

@@ -263,11 +263,9 @@ class SqliteStore:
         # Only whoever runs the gateway may read it.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        self._connection = sqlite3.connect(
-            self._path, timeout=self._timeout_s * _BUSY_SHARE, isolation_level=None
-        )
+        self._connection = sqlite3.connect(self._path, isolation_level=None)
         self._file = _identity(self._path)
-        statements.prepare(self._connection)
+        statements.prepare(self._connection, self._timeout_s * _BUSY_SHARE)
         return self._connection
 
     def _drop(self) -> None:

@@ -81,12 +81,13 @@ def revision(db: sqlite3.Connection) -> int:
     return 0 if row is None else int(row[0])
 
 
-def prepare(db: sqlite3.Connection) -> None:
-    """Make a fresh connection, and its file if need be, ready. Blocks for 0.2 s at the most.
+def prepare(db: sqlite3.Connection, busy_s: float) -> None:
+    """Make a fresh connection, and its file if need be, ready; it waits `busy_s` for locks then.
 
-    Raises `sqlite3.Error`.
+    Blocks for `busy_s` and 0.2 s at the most. Raises `sqlite3.Error`.
     """
     _switch_to_wal(db)
+    db.execute(f"PRAGMA busy_timeout = {round(busy_s * 1e3)}")
     db.execute("PRAGMA synchronous = NORMAL")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
@@ -101,10 +102,12 @@ def prepare(db: sqlite3.Connection) -> None:
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:
-    """Switch the journal; several processes that do it at once are told `locked` at once.
+    """Switch the journal; of several processes that do it at once all but one are told `locked`.
 
-    SQLite does not wait here for its time-out, for two that wait would wait for each other.
+    SQLite does not always wait for its own time-out here, for two that wait could wait for each
+    other; so it is not left to it.
     """
+    db.execute("PRAGMA busy_timeout = 0")
     for _ in range(_SWITCH_TRIES - 1):
         try:
             db.execute("PRAGMA journal_mode = WAL")

@@ -53,11 +53,15 @@ async def lead(store: Store, name: str, takeover_s: str) -> None:
 
     async def serve(fence: Fence) -> None:
         say(leads=name, token=fence.token)
+        wrote = False
         try:
             while True:
                 seen = await store.get(DOCUMENT)
                 value = {"by": name, "token": fence.token}
-                await store.put(DOCUMENT, value, seen.version, fence)
+                done = await store.put(DOCUMENT, value, seen.version, fence)
+                if done is not None and not wrote:
+                    wrote = True
+                    say(wrote=name)
                 await asyncio.sleep(0.01)
         except FencedError:
             say(fenced=name, token=fence.token)

@@ -137,7 +137,7 @@ async def a_stopped_leader_is_fenced(address: str, store: Store) -> None:
         first.wait_for("wrote")
         first.signal(signal.SIGSTOP)
         with member("lead", address, "b", TAKEOVER_S) as second:
-            second.wait_for("leads")
+            second.wait_for("wrote")
             first.poke()
             first.signal(signal.SIGCONT)
             first.wait_for("fenced")

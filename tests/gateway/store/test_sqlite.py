@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
@@ -185,6 +186,20 @@ async def test_a_lock_that_is_held_ends_in_an_error(site: SqliteSite) -> None:
     db.close()
     patient = site.open()
     assert (await patient.get("x")).value == 1
+
+
+async def test_a_fresh_file_that_is_locked_ends_in_an_error(site: SqliteSite) -> None:
+    """Before its journal was switched: many begin at once. The thread is free again soon."""
+    store = site.open()
+    with sqlite3.connect(site.path, isolation_level=None) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        begun = time.monotonic()
+        with pytest.raises(StoreError, match="locked"):
+            await store.get("x")
+        assert time.monotonic() - begun < 10.0  # Not the 16 s of its lock's time-out.
+        db.execute("ROLLBACK")
+    db.close()
+    assert await store.put("x", 1, 0) is not None
 
 
 async def test_a_thread_that_hangs_ends_in_an_error(site: SqliteSite) -> None:
