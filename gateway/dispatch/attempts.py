@@ -159,7 +159,8 @@ class Attempts:
         facts, record = self.facts, self.record
         record.attempts += 1
         record.cluster, record.endpoint = plan.pool.cluster, lease.endpoint.id
-        self.drop()
+        if self.reply is not None:
+            self.drop()
         request = self.request if again is None else again.request
         path, rare = request.route.path, request.head.total_s
         if rare or plan.pool.owner.spec.forward_authorization:

@@ -41,7 +41,7 @@ def test_an_endpoint_shows_its_state_and_what_it_is_judged_by() -> None:
     place = {"cluster": "c", "endpoint": "a:1"}
     assert sample("sluice_endpoint_available", **place) == 1
     assert sample("sluice_endpoint_state", **place, state="healthy") == 1
-    one.observe(True, 0.5, clock.now)
+    one.first_token.observe(0.5, clock.now)
     assert sample("sluice_endpoint_latency_seconds", **place, kind="first_token") == 0.5
     assert sample("sluice_endpoint_latency_seconds", **place, kind="whole") == 0
     ticket = one.start(clock.now)
