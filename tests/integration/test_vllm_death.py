@@ -6,18 +6,16 @@ import asyncio
 import concurrent.futures
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from rich.console import Console
 
-from engines.launch import Launch, http_url
-from engines.locate import free_port
-from engines.supervisor import Engine, Supervisor
+from engines.launch import Launch
+from engines.supervisor import Engine
 from tests.support.process import sluice
+from tests.support.vllm import moved, running, session
 
 pytestmark = pytest.mark.integration
 
@@ -51,25 +49,27 @@ def terminate(engine: Engine) -> None:
 
 def kill_core(engine: Engine) -> None:
     """SIGKILL to its engine core, as the kernel's out-of-memory killer sends it."""
-    for pid in descendants(engine.pid):
+    for pid in session(engine.pid) - {engine.pid}:
         os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def mortals(vllm_launch: Launch) -> Iterator[Iterator[Engine]]:
+    """An engine for each test to end."""
+    with running(*[moved(vllm_launch, f"mortal-{number}") for number in range(2)]) as engines:
+        yield iter(engines)
 
 
 @pytest.mark.parametrize("die", [terminate, kill_core])
 async def test_a_dying_engine_is_an_error_never_an_end(
-    vllm_launch: Launch, tmp_path: Path, die: Callable[[Engine], None]
+    mortals: Iterator[Engine], tmp_path: Path, die: Callable[[Engine], None]
 ) -> None:
     """The stream gets an error frame and no [DONE]; the plain request 502, 503 or, silent, 504."""
-    port = free_port("127.0.0.1")
-    argv = list(vllm_launch.argv)
-    argv[argv.index("--port") + 1] = str(port)
-    launch = replace(vllm_launch, name="dying", argv=tuple(argv), url=http_url("127.0.0.1", port))
-    async with Supervisor(Console(width=200)) as fleet:
-        engine = await fleet.start(launch)
-        file = tmp_path / "sluice.yaml"
-        file.write_text(CONFIG.format(url=engine.url))
-        with sluice("-c", file, model="tiny") as gateway:
-            shown, answer = await asyncio.to_thread(ask_twice, gateway.url, lambda: die(engine))
+    engine = next(mortals)
+    file = tmp_path / "sluice.yaml"
+    file.write_text(CONFIG.format(url=engine.url))
+    with sluice("-c", file, model="tiny") as gateway:
+        shown, answer = await asyncio.to_thread(ask_twice, gateway.url, lambda: die(engine))
 
     if "data: [DONE]" in shown:  # It was faster than its end; then it must be whole.
         assert sum('"finish_reason":"length"' in line for line in shown) == LONG["n"]
@@ -95,16 +95,3 @@ def ask_twice(url: str, die: Callable[[], None]) -> tuple[list[str], httpx.Respo
             die()
             shown += lines
         return shown, plain.result(DEADLINE_S)
-
-
-def descendants(leader: int) -> set[int]:
-    """Return the living processes of the session of `leader`, without itself."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(sid) == leader and state != "Z":
-            found.add(int(stat.parent.name))
-    return found - {leader}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,6 +15,7 @@ from rich.console import Console
 from engines.launch import Launch, http_url
 from engines.locate import free_port
 from engines.supervisor import EngineFailed, Supervisor
+from tests.support.vllm import moved, session
 
 pytestmark = pytest.mark.integration
 
@@ -126,27 +127,24 @@ def test_the_pooling_engine_embeds(vllm_embed_url: str) -> None:
     assert vectors[0] != vectors[1]
 
 
-async def test_sigterm_ends_it_with_all_its_processes(vllm_launch: Launch) -> None:
-    """The argv of the spec starts it, and leaving the supervisor's block ends its engine core."""
-    launch = moved(vllm_launch, "brief")
+async def test_a_killed_engine_core_is_reported_and_leaving_ends_the_others(
+    vllm_launch: Launch,
+) -> None:
+    """vLLM follows its core, and the supervisor says so; SIGTERM ends an engine with its core."""
     async with Supervisor(Console(width=200)) as fleet:
-        engine = await fleet.start(launch)
-        family = session(engine.pid)
+        doomed, other = await asyncio.gather(
+            *[fleet.start(moved(vllm_launch, name)) for name in ("doomed", "other")]
+        )
+        family = session(other.pid)
         assert len(family) > 1, "vLLM runs its engine core in a process of its own"
-
-    assert [pid for pid in session(engine.pid) if pid in family] == []
-
-
-async def test_a_killed_engine_core_is_reported(vllm_launch: Launch) -> None:
-    """When the engine core dies, vLLM follows, and the supervisor says so."""
-    async with Supervisor(Console(width=200)) as fleet:
-        engine = await fleet.start(moved(vllm_launch, "doomed"))
-        for pid in session(engine.pid) - {engine.pid}:
+        for pid in session(doomed.pid) - {doomed.pid}:
             os.kill(pid, signal.SIGKILL)
         death = await fleet.first_death()
+        assert family <= session(other.pid)
 
     assert death.name == "doomed"
     assert death.last_lines
+    assert not session(other.pid) & family
 
 
 async def test_a_missing_model_is_explained(vllm_command: Path) -> None:
@@ -157,24 +155,3 @@ async def test_a_missing_model_is_explained(vllm_command: Path) -> None:
     async with Supervisor(Console(width=200)) as fleet:
         with pytest.raises(EngineFailed, match="the model was not found"):
             await fleet.start(launch)
-
-
-def moved(launch: Launch, name: str) -> Launch:
-    """The same launch at another port."""
-    port = free_port("127.0.0.1")
-    argv = list(launch.argv)
-    argv[argv.index("--port") + 1] = str(port)
-    return replace(launch, name=name, argv=tuple(argv), url=http_url("127.0.0.1", port))
-
-
-def session(leader: int) -> set[int]:
-    """The living processes of a session; zombies, which only wait for init, do not count."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(sid) == leader and state != "Z":
-            found.add(int(stat.parent.name))
-    return found

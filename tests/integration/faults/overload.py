@@ -35,8 +35,8 @@ CLUSTER = {
     "queue": {"size": QUEUE, "timeout_s": 5},
     "health": {"timeout_s": 10},  # A busy test machine is no fault of the engines.
 }
-PEAK_S = 5.0
-OVERLOAD_S = 10.0
+PEAK_S = 3.0
+OVERLOAD_S = 8.0
 SETTLE_S = 2.0
 """Left out at the beginning: until the queue is full nobody is refused."""
 

@@ -7,20 +7,18 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from engines.launch import Launch, http_url
-from engines.locate import free_port
+from engines.launch import Launch
 from engines.supervisor import Engine, Supervisor
 from tests.integration.faults.stage import Metrics, gateway, stage
 from tests.integration.faults.traffic import Heard, ask, chat, failures
-from tests.integration.test_vllm_death import descendants
 from tests.support.process import Served
+from tests.support.vllm import moved, session
 
 pytestmark = pytest.mark.integration
 
@@ -64,7 +62,7 @@ async def test_streams_survive_a_real_vllm(
     }
     async with AsyncExitStack() as stack:
         fleet = await stack.enter_async_context(Supervisor(Console(width=200)))
-        launches = [at_free_port(vllm_launch, name) for name in ("victim", "other")]
+        launches = [moved(vllm_launch, name) for name in ("victim", "other")]
         victim, other = await asyncio.gather(*[fleet.start(launch) for launch in launches])
         urls = [vllm_url, victim.url, other.url]
         served = await stack.enter_async_context(gateway(tmp_path, urls, top=top))
@@ -112,14 +110,7 @@ def reads_as_one(heard: Heard, tokens: int) -> bool:
     )
 
 
-def at_free_port(launch: Launch, name: str) -> Launch:
-    port = free_port("127.0.0.1")
-    argv = list(launch.argv)
-    argv[argv.index("--port") + 1] = str(port)
-    return replace(launch, name=name, argv=tuple(argv), url=http_url("127.0.0.1", port))
-
-
 def kill(engine: Engine) -> None:
     """SIGKILL to the server and to its engine core."""
-    for pid in {engine.pid, *descendants(engine.pid)}:
+    for pid in session(engine.pid):
         os.kill(pid, signal.SIGKILL)
