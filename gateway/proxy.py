@@ -13,13 +13,16 @@ from gateway.api.body import Facts, read_json
 from gateway.api.prepare import read_form
 from gateway.dispatch.attempts import Attempts
 from gateway.dispatch.first import first_reply
+from gateway.dispatch.mirror import Mirrors
 from gateway.dispatch.outcome import error_of, outcome_of
 from gateway.dispatch.pulse import Pulse
 from gateway.dispatch.resumption import resume
 from gateway.dispatch.shared import Shared
-from gateway.dispatch.steering import steer
+from gateway.dispatch.steering import steer, subject_of
+from gateway.dispatch.tap import Tap
 from gateway.errors import GatewayError, internal_error, overloaded, shutting_down
 from gateway.model import Outcome, Route
+from gateway.plan.junction import Junction
 from gateway.plan.table import Plan
 from gateway.relay.reply import Reply
 from gateway.telemetry.record import Record, Recorder
@@ -37,6 +40,8 @@ class Proxy:
     ) -> None:
         self.pulse = Pulse()
         """The streams whose clients must not wait in silence."""
+        self.mirrors: Mirrors | None = None
+        """Copies requests that a policy mirrors; None while nothing is copied."""
         self._shared = shared
         self._recorder = recorder
         self._monotonic = shared.monotonic
@@ -47,6 +52,7 @@ class Proxy:
         """Answer one request: the engine's whole answer, or one honest error."""
         record = self._begin(request.route, request.head, request.client)
         attempts: Attempts | None = None
+        tap: Tap | None = None
         try:
             if request.route.multipart:
                 facts = await read_form(request)
@@ -54,6 +60,8 @@ class Proxy:
                 facts = read_json(request.body, self._max_json_depth)
             plan = self._plan(facts, record)
             if plan.junction is not None:
+                tap = self._mirror(plan.junction, request, facts, record, down)
+                down = tap or down
                 plan, facts = steer(plan, request, facts, self._recorder, record)
             attempts = Attempts(self._shared, request, facts, plan, record)
             if facts.stream is True:
@@ -78,6 +86,17 @@ class Proxy:
                     self.pulse.remove(attempts)
                 attempts.end(record.outcome)
             self._recorder.finish(record)
+            if tap is not None:
+                tap.end(record)
+
+    def _mirror(
+        self, junction: Junction, request: Request, facts: Facts, record: Record, down: Downstream
+    ) -> Tap | None:
+        """Let a copy of the request begin, if a policy says so; return what tells it of the end."""
+        if self.mirrors is None or not junction.mirrors:
+            return None
+        course = junction.mirror(subject_of(request, facts, record))
+        return None if course is None else self.mirrors.offer(course, request, facts, record, down)
 
     def _plan(self, facts: Facts, record: Record) -> Plan:
         if self._shared.shed_s:
