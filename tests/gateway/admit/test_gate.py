@@ -576,3 +576,34 @@ async def test_many_tasks_and_cancellations() -> None:
     assert served >= 1300
     assert (gate.inflight, gate._claimed, gate._queue.count) == (0, 0, 0)
     assert not math.isnan(gate.drain_rate(0.001))
+
+
+async def test_at_the_end_all_that_wait_are_told_so() -> None:
+    """Also in the turn in which a client leaves. What was let in stays; none was too much."""
+    gate = gate_of(1)
+    gate.try_enter()
+    async with TaskGroup() as group:
+        scene = Scene(gate, group)
+        leaving = await scene.ask("a")
+        await scene.ask("b")
+        leaving.cancel()
+        gate.end()
+        await turns()
+        assert list(scene.errors) == ["b"]
+        assert scene.errors["b"].message == "The gateway is shutting down."
+    assert (gate.inflight, gate.waiting(NORMAL), any(gate.refused.values())) == (1, 0, False)
+    gate.leave(0.0, 1.0)
+    assert gate.try_enter()
+
+
+async def test_who_finds_no_room_past_the_gate_is_told_as_if_it_had_to_wait() -> None:
+    """The only place is held for 9 s: so long, or a multiple of it where others wait."""
+    gate = gate_of(1)
+    gate.try_enter()
+    gate.leave(91.0, 100.0)
+    gate.try_enter()
+    assert gate.retry_after_s(100.0) == 9
+    async with TaskGroup() as group:
+        task = await Scene(gate, group).ask("t", now=100.0)
+        assert gate.retry_after_s(100.0) == 18
+        task.cancel()
