@@ -23,14 +23,15 @@ _LEAST_RELATIVE = 0.05
 def estimate(a: Sums, b: Sums, analysis: Analysis) -> Estimate:
     """Compare two arms by the test that the analysis names; TypeError if they are of two kinds."""
     sequential = analysis.method is Method.SEQUENTIAL
+    effect = analysis.design_effect
     if isinstance(a, Rate) and isinstance(b, Rate):
         if sequential:
-            return proportions.sequential(a, b, analysis.alpha, analysis.tuned_for)
-        return proportions.z_test(a, b, analysis.alpha)
+            return proportions.sequential(a, b, analysis.alpha, analysis.tuned_for, effect)
+        return proportions.z_test(a, b, analysis.alpha, effect)
     if isinstance(a, Values) and isinstance(b, Values):
         if sequential:
-            return means.sequential(a, b, analysis.alpha, analysis.tuned_for)
-        return means.welch(a, b, analysis.alpha)
+            return means.sequential(a, b, analysis.alpha, analysis.tuned_for, effect)
+        return means.welch(a, b, analysis.alpha, effect)
     raise TypeError("a rate cannot be compared with values")
 
 
@@ -59,13 +60,12 @@ def needed(a: Sums, b: Sums, analysis: Analysis, min_effect: float) -> int:
             _deviation(a, b), min_effect, alpha, power, share, analysis.tuned_for
         )
     elif isinstance(a, Rate):
-        # Towards a half, where it takes more.
-        effect = min_effect if a.mean < 0.5 else -min_effect
-        p = min(max(a.mean, 0.0), 1.0)
-        count = samples.for_shares(p, effect, alpha, power, share)
+        # Towards a half, where it takes more, and not out of 0 to 1.
+        effect = min(min_effect, 0.5) if a.mean < 0.5 else -min(min_effect, 0.5)
+        count = samples.for_shares(a.mean, effect, alpha, power, share)
     else:
         count = samples.for_means(_deviation(a, b), min_effect, alpha, power, share)
-    return max(count, _least_count(a, share))
+    return max(ceil(count * analysis.design_effect), _least_count(a, share))
 
 
 def more(a: Sums, b: Sums, analysis: Analysis, min_effect: float, planned: int) -> int:
@@ -84,7 +84,7 @@ def more(a: Sums, b: Sums, analysis: Analysis, min_effect: float, planned: int) 
     count = samples.for_width(
         _deviation(a, b), half_width, analysis.alpha, share, analysis.tuned_for
     )
-    return max(count, _least_count(a, share), n + 1) - n
+    return max(ceil(count * analysis.design_effect), _least_count(a, share), n + 1) - n
 
 
 def quantile_ratios(a: Sums, b: Sums, analysis: Analysis) -> tuple[QuantileRatio, ...]:
@@ -95,10 +95,11 @@ def quantile_ratios(a: Sums, b: Sums, analysis: Analysis) -> tuple[QuantileRatio
     if isinstance(a, Rate) or isinstance(b, Rate) or not (a.n and b.n):
         return ()
     if analysis.method is Method.SEQUENTIAL:
-        mixture = Mixture(effective(a.n, b.n), rho2(analysis.alpha, analysis.tuned_for))
+        mixing = rho2(analysis.alpha, analysis.tuned_for)
+        mixture = Mixture(effective(a.n, b.n), mixing, analysis.design_effect)
         reach = float(mixture.reach(analysis.alpha))
     else:
-        reach = float(ndtri(1 - analysis.alpha / 2))
+        reach = float(ndtri(1 - analysis.alpha / 2)) * sqrt(analysis.design_effect)
     return tuple(
         QuantileRatio(q, a.quantile(q), b.quantile(q), *quantiles.ratio_interval(a, b, q, reach))
         for q in QUANTILES

@@ -6,10 +6,12 @@ It takes about 5 ms, 15 ms with quantiles, so it belongs into a thread, not on t
 A caller that compares several arms with a baseline, or several metrics, and acts on any of them,
 shares the error out among them: `analysis.among(arms * metrics)` (Bonferroni).
 
-The samples must be independent. A split that is sticky by user or session sees the same people
-again and again; what they have in common makes the interval too narrow. Feed one value per
-person and window there (`success_rate` of a session, mean ttft of a user), or read the result
-as one about these requests, not about people.
+The requests of one user or session resemble each other. A split that is sticky by them keeps
+`Groups` beside its sums and hands on their design effect, or the interval would be too narrow.
+
+Compare sums of a time in which the weights of the arms were constant. While weights change, an arm
+gets more of its requests at other times of the day than the other, and what differs is the day
+(Simpson's paradox).
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """How two arms are compared."""
+    """How two arms are compared. ValueError for numbers out of range."""
 
     method: Method = Method.SEQUENTIAL
     alpha: float = 0.05
@@ -63,8 +65,17 @@ class Analysis:
     """The arms are equal on purpose; a difference is a defect."""
     tuned_for: float = 2500.0
     """Effective samples at which the interval is narrowest: 10,000 of both arms, evenly split."""
+    design_effect: float = 1.0
+    """How many samples are worth one independent one: what `groups.design_effect` finds for a split
+    that is sticky by user or session; 1 for a split by request."""
     samples: int | None = None
     """For `fixed`: the planned samples of both arms; None: what the power needs."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.alpha <= 0.5 and 0 < self.power < 1 and self.tuned_for > 0):
+            raise ValueError("alpha lies in 0 to 0.5, power in 0 to 1, tuned_for above 0")
+        if self.min_effect is not None and self.min_effect <= 0:
+            raise ValueError("min_effect lies above 0")
 
     def among(self, comparisons: int) -> Analysis:
         """Return the analysis of one out of several comparisons that err with alpha together."""

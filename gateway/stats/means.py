@@ -112,18 +112,20 @@ def interval_of_one(b: Values, reach: float) -> tuple[float, float]:
     return b.mean - half, b.mean + half
 
 
-def sequential(a: Values, b: Values, alpha: float, tuned_for: float) -> Estimate:
+def sequential(
+    a: Values, b: Values, alpha: float, tuned_for: float, design_effect: float = 1.0
+) -> Estimate:
     """Compare two means with an interval and a p value that hold at every look.
 
     `tuned_for`: effective samples at which the interval is narrowest, see `sequential.rho2`.
     """
-    mixture = Mixture(effective(a.n, b.n), rho2(alpha, tuned_for))
+    mixture = Mixture(effective(a.n, b.n), rho2(alpha, tuned_for), design_effect)
     low, high = interval(a, b, float(mixture.reach(alpha)))
     p = float(mixture.p_value(signed_root(moments(a), moments(b))))
     return Estimate(b.mean - a.mean, low, high, p)
 
 
-def welch(a: Values, b: Values, alpha: float) -> Estimate:
+def welch(a: Values, b: Values, alpha: float, design_effect: float = 1.0) -> Estimate:
     """Compare two means once: Welch's t test and interval (Biometrika 1947).
 
     The same numbers as `scipy.stats.ttest_ind_from_stats(equal_var=False)`, from sums alone.
@@ -134,7 +136,7 @@ def welch(a: Values, b: Values, alpha: float) -> Estimate:
     variance, df = _welch(moments(a), moments(b))
     if not variance:
         return Estimate(value, value, value, 1.0 if value == 0.0 else 0.0)
-    error = float(np.sqrt(variance))
+    error = float(np.sqrt(variance * design_effect))
     half = float(stdtrit(df, 1 - alpha / 2)) * error
     return Estimate(value, value - half, value + half, float(2 * stdtr(df, -abs(value) / error)))
 

@@ -78,18 +78,20 @@ def interval_of_one(b: Rate, reach: float) -> tuple[float, float]:
     return crossing(root, reach, 0.0, b.mean), crossing(root, -reach, b.mean, 1.0)
 
 
-def sequential(a: Rate, b: Rate, alpha: float, tuned_for: float) -> Estimate:
+def sequential(
+    a: Rate, b: Rate, alpha: float, tuned_for: float, design_effect: float = 1.0
+) -> Estimate:
     """Compare two shares with an interval and a p value that hold at every look.
 
     `tuned_for`: effective samples at which the interval is narrowest, see `sequential.rho2`.
     """
-    mixture = Mixture(effective(a.n, b.n), rho2(alpha, tuned_for))
+    mixture = Mixture(effective(a.n, b.n), rho2(alpha, tuned_for), design_effect)
     low, high = interval(a, b, float(mixture.reach(alpha)))
     p = float(mixture.p_value(signed_root(counts(a), counts(b))))
     return Estimate(b.mean - a.mean, low, high, p)
 
 
-def z_test(a: Rate, b: Rate, alpha: float) -> Estimate:
+def z_test(a: Rate, b: Rate, alpha: float, design_effect: float = 1.0) -> Estimate:
     """Compare two shares once: pooled z test, and Newcombe's interval of the difference.
 
     The interval is method 10 of Newcombe (Statistics in Medicine 1998): it puts together the
@@ -99,9 +101,9 @@ def z_test(a: Rate, b: Rate, alpha: float) -> Estimate:
         return Estimate(0.0, -1.0, 1.0, 1.0)
     value = b.mean - a.mean
     pooled = (a.hits + b.hits) / (a.n + b.n)
-    variance = pooled * (1 - pooled) * (1 / a.n + 1 / b.n)
+    variance = design_effect * pooled * (1 - pooled) * (1 / a.n + 1 / b.n)
     p = float(2 * ndtr(-abs(value) / np.sqrt(variance))) if variance else 1.0
-    z = float(ndtri(1 - alpha / 2))
+    z = float(ndtri(1 - alpha / 2)) * float(np.sqrt(design_effect))
     (a_low, a_high), (b_low, b_high) = wilson(a, z), wilson(b, z)
     low = value - float(np.hypot(b.mean - b_low, a_high - a.mean))
     high = value + float(np.hypot(b_high - b.mean, a.mean - a_low))

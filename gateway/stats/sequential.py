@@ -41,15 +41,19 @@ Number: TypeAlias = Any
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Evidence at one moment: `m` effective samples, effects mixed with variance `rho2`."""
+    """Evidence at one moment: `m` effective samples, effects mixed with variance `rho2`.
+
+    `design_effect`: how many samples are worth one independent one, see `groups`.
+    """
 
     m: Number
     rho2: float
+    design_effect: float = 1.0
 
     def log_evidence(self, r: Number) -> Number:
         """Return log E against "there is no effect", for effects of either sign."""
-        y = self.rho2 * self.m
-        return r * r / 2 * (y / (1 + y)) - np.log1p(y) / 2
+        y = self._y()
+        return r * r / self.design_effect / 2 * (y / (1 + y)) - np.log1p(y) / 2
 
     def log_evidence_above(self, r: Number) -> Number:
         """Return log E against "the effect is zero or less".
@@ -58,14 +62,16 @@ class Mixture:
         density and leaves the part above zero (Howard, Ramdas, McAuliffe and Sekhon, Annals of
         Statistics 2021, one-sided normal mixture).
         """
-        y = self.rho2 * self.m
-        return np.log(2) + self.log_evidence(r) + log_ndtr(r * np.sqrt(y / (1 + y)))
+        y = self._y()
+        x = r * np.sqrt(y / (1 + y) / self.design_effect)
+        return np.log(2) + self.log_evidence(r) + log_ndtr(x)
 
     def reach(self, alpha: float) -> Number:
         """Return how far |r| must go for E = 1/alpha; infinite without samples."""
-        y = self.rho2 * self.m
+        y = self._y()
         with np.errstate(divide="ignore"):
-            return np.sqrt((1 + 1 / np.float64(y)) * (np.log1p(y) - 2 * np.log(alpha)))
+            r2 = (1 + 1 / y) * (np.log1p(y) - 2 * np.log(alpha))
+        return np.sqrt(r2 * self.design_effect)
 
     def reach_above(self, alpha: float) -> Number:
         """Return how far r must go for the one-sided E = 1/alpha; infinite without samples.
@@ -73,14 +79,14 @@ class Mixture:
         With x = r sqrt(y/(1+y)) that is x^2/2 + log Phi(x) = c, convex and rising, so Newton's
         steps from above come down to the solution; eight are more than enough.
         """
-        y = np.float64(self.rho2) * self.m
+        y = self._y()
         c = np.log1p(y) / 2 - np.log(2 * alpha)
         x = np.sqrt(2 * (c + np.log(2)))
         for _ in range(8):
             slope = x + np.exp(-x * x / 2 - log_ndtr(x)) / np.sqrt(2 * np.pi)
             x = x - (x * x / 2 + log_ndtr(x) - c) / slope
         with np.errstate(divide="ignore"):
-            return x * np.sqrt(1 + 1 / y)
+            return x * np.sqrt((1 + 1 / y) * self.design_effect)
 
     def p_value(self, r: Number) -> Number:
         """Return 1/E, at most 1: small at most alpha often in all looks together.
@@ -89,6 +95,9 @@ class Mixture:
         `estimate` keeps it.
         """
         return np.exp(-np.maximum(0.0, self.log_evidence(r)))
+
+    def _y(self) -> Number:
+        return np.float64(self.rho2) * self.m / self.design_effect
 
 
 def rho2(alpha: float, tuned_for: float) -> float:

@@ -4,7 +4,9 @@ A gate of a rollout asks this again and again; each answer may be acted on, beca
 at every look. An arm FAILS only if even the bound of the interval lies beyond the limit, and HOLDS
 only if the bound lies within it; what lies between is OPEN. Chance makes an arm that is just at
 its limit fail with probability alpha, over all looks together; several gates share that out by
-`Certainty.among`. A change of the split's weights does no harm, if the sums are of the same time.
+`Certainty.among`. Ask about the sums of one step of a rollout: while weights change, an arm gets
+more of its requests at other times of the day than the other, and what differs is the day
+(Simpson's paradox). The question is about these requests; `compare` asks about their users.
 
 Cheap to import: numpy and scipy (0.25 s, 40 MB) are loaded by the first question. A question about
 shares takes 2 to 5 ms, about means 2 ms, about quantiles 1 to 5 ms.
@@ -28,12 +30,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Certainty:
-    """How sure one wants to be, and about how soon."""
+    """How sure one wants to be, and about how soon. ValueError for numbers out of range."""
 
     alpha: float = 0.05
     tuned_for: float = 200.0
     """Effective samples (about the canary's requests, while it is the smaller arm) at which the
     bounds are sharpest. A bad canary should not touch many; see `sequential.rho2`."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.alpha <= 0.5 and self.tuned_for > 0):
+            raise ValueError("alpha lies in 0 to 0.5, tuned_for above 0")
 
     def among(self, gates: int) -> Certainty:
         """Return the certainty of each of several gates that err with alpha together."""

@@ -182,6 +182,39 @@ def test_empty_arms_wait(metric: Metric, analysis: Analysis) -> None:
         assert result.p == 1.0
 
 
+@pytest.mark.parametrize("method", Method)
+def test_requests_that_resemble_each_other_count_for_less(method: Method) -> None:
+    """A design effect of 4: as if there were a quarter of the samples."""
+    alone = Analysis(method=method, tuned_for=2500)
+    blurred = replace(alone, design_effect=4.0)
+    few = compare(SUCCESS, *rates(0.90, 0.93, 2500), alone)
+    many = compare(SUCCESS, *rates(0.90, 0.93, 10_000), blurred)
+    assert many.high - many.low == pytest.approx(few.high - few.low, rel=0.05)
+    assert many.needed == pytest.approx(4 * few.needed, rel=0.05)
+    a, b = lengths(1, 4000, 0.5), lengths(2, 4000, 0.45)
+    sharp, dull = compare(TTFT, a, b, alone), compare(TTFT, a, b, blurred)
+    assert dull.p > sharp.p
+    assert dull.high - dull.low > 1.5 * (sharp.high - sharp.low)
+    # The median's interval is as narrow as buckets allow in both cases.
+    narrow, wide = sharp.quantiles[-1], dull.quantiles[-1]
+    assert wide.high / wide.low > narrow.high / narrow.low
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"alpha": 0.0}, {"alpha": 0.7}, {"power": 1.0}, {"tuned_for": 0.0}, {"min_effect": 0.0}],
+    ids=str,
+)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="lie"):
+        replace(USUAL, **wrong)
+
+
+def test_a_least_effect_beyond_all_shares_is_cut_to_what_can_be() -> None:
+    """Nobody means it, and nothing breaks."""
+    assert compare(SUCCESS, *rates(0.90, 0.93), replace(ONCE, min_effect=0.95)).needed < 100
+
+
 def test_sums_of_two_kinds_cannot_be_compared() -> None:
     with pytest.raises(TypeError, match="rate"):
         compare(SUCCESS, Rate(1, 1), Values(), USUAL)

@@ -61,6 +61,20 @@ def test_the_interval_is_narrowest_where_it_is_tuned() -> None:
     assert reaches[4] / reaches[2] == pytest.approx(1.07, abs=0.01)
 
 
+@given(st.floats(1, 1e6), st.floats(1, 50), st.floats(-6, 6))
+def test_a_design_effect_divides_samples_and_evidence(m: float, design: float, r: float) -> None:
+    """m samples of which d are worth one are m/d samples with a root smaller by sqrt(d)."""
+    blurred, sharp = Mixture(m, 0.1, design), Mixture(m / design, 0.1)
+    inner = r / np.sqrt(design)
+    assert float(blurred.log_evidence(r)) == pytest.approx(float(sharp.log_evidence(inner)))
+    assert float(blurred.log_evidence_above(r)) == pytest.approx(
+        float(sharp.log_evidence_above(inner)), abs=1e-9
+    )
+    scale = np.sqrt(design)
+    assert float(blurred.reach(0.05)) == pytest.approx(float(sharp.reach(0.05)) * scale)
+    assert float(blurred.reach_above(0.05)) == pytest.approx(float(sharp.reach_above(0.05)) * scale)
+
+
 def test_an_uneven_split_has_about_the_smaller_arm_in_effective_samples() -> None:
     assert effective(5000, 5000) == 2500
     assert effective(9900, 100) == 99

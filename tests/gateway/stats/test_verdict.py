@@ -106,6 +106,12 @@ def test_several_gates_share_the_error_out() -> None:
     assert share_at_most(b, 0.05, Certainty().among(20)).verdict is OPEN
 
 
+@pytest.mark.parametrize("wrong", [{"alpha": 0.0}, {"alpha": 0.7}, {"tuned_for": 0.0}], ids=str)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="lies"):
+        Certainty(**wrong)
+
+
 def test_scaling_of_time_units_does_not_change_a_verdict() -> None:
     """Milliseconds and seconds, a power of two apart or not."""
     a, b = drawn(7, 400, 1.0), drawn(8, 400, 1.5)
