@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI, Query
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from gateway import __version__
-from gateway.control import admin_docs
+from gateway.control import admin_docs, admin_policies
 from gateway.control.admin_guard import Guard
 from gateway.control.admin_models import (
     Alive,
@@ -24,14 +24,15 @@ from gateway.control.admin_models import (
     ReloadBody,
     StatusBody,
 )
+from gateway.control.admin_policies import Explain, Policies
 from gateway.control.edge import Edge
 from gateway.control.failures import install
 from gateway.control.operations import Alive as Heart
 from gateway.control.operations import EndpointState, MainLoop, Operations
 from gateway.errors import GatewayError, bad_request
 
-MAX_BODY_BYTES = 64 * 1024
-"""The largest body is a registration."""
+MAX_BODY_BYTES = 1024 * 1024
+"""The largest body is a request that is to be explained."""
 
 STUCK_S = 30.0
 """A main loop that is silent for so long will not come back: the process should be restarted."""
@@ -42,9 +43,17 @@ Cluster = Annotated[
 
 
 def build_admin(
-    operations: Operations, main: MainLoop, heart: Heart, token: str | None = None
+    operations: Operations,
+    main: MainLoop,
+    heart: Heart,
+    token: str | None = None,
+    policies: Policies | None = None,
+    explainer: Explain | None = None,
 ) -> FastAPI:
-    """Return the app; with `token` it is required on every route but `/livez`."""
+    """Return the app; with `token` it is required on every route but `/livez`.
+
+    Without `policies` and `explainer` it has no routes for policies.
+    """
     app = FastAPI(
         title="Sluice admin API",
         description="State and steering of one gateway process.",
@@ -57,6 +66,8 @@ def build_admin(
     app.include_router(_endpoints(operations, main))
     app.include_router(_membership(operations, main))
     app.include_router(_process(operations, main))
+    if policies is not None and explainer is not None:
+        app.include_router(admin_policies.router(policies, explainer, main))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
