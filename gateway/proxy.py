@@ -19,7 +19,6 @@ from gateway.dispatch.pulse import Pulse
 from gateway.dispatch.resumption import resume
 from gateway.dispatch.shared import Shared
 from gateway.dispatch.steering import steer, subject_of
-from gateway.dispatch.tap import Tap
 from gateway.errors import GatewayError, internal_error, overloaded, shutting_down
 from gateway.model import Outcome, Route
 from gateway.plan.junction import Junction
@@ -52,7 +51,6 @@ class Proxy:
         """Answer one request: the engine's whole answer, or one honest error."""
         record = self._begin(request.route, request.head, request.client)
         attempts: Attempts | None = None
-        tap: Tap | None = None
         try:
             if request.route.multipart:
                 facts = await read_form(request)
@@ -60,8 +58,7 @@ class Proxy:
                 facts = read_json(request.body, self._max_json_depth)
             plan = self._plan(facts, record)
             if plan.junction is not None:
-                tap = self._mirror(plan.junction, request, facts, record, down)
-                down = tap or down
+                down = self._mirrored(plan.junction, request, facts, record, down)
                 plan, facts = steer(plan, request, facts, self._recorder, record)
             attempts = Attempts(self._shared, request, facts, plan, record)
             if facts.stream is True:
@@ -86,17 +83,21 @@ class Proxy:
                     self.pulse.remove(attempts)
                 attempts.end(record.outcome)
             self._recorder.finish(record)
-            if tap is not None:
-                tap.end(record)
 
-    def _mirror(
+    def _mirrored(
         self, junction: Junction, request: Request, facts: Facts, record: Record, down: Downstream
-    ) -> Tap | None:
-        """Let a copy of the request begin, if a policy says so; return what tells it of the end."""
+    ) -> Downstream:
+        """Let a copy of the request begin, if a policy says so; return what to answer to."""
         if self.mirrors is None or not junction.mirrors:
-            return None
+            return down
         course = junction.mirror(subject_of(request, facts, record))
-        return None if course is None else self.mirrors.offer(course, request, facts, record, down)
+        if course is None:
+            return down
+        tap = self.mirrors.offer(course, request, facts, record, down)
+        if tap is None:
+            return down
+        record.told = tap.end
+        return tap
 
     def _plan(self, facts: Facts, record: Record) -> Plan:
         if self._shared.shed_s:

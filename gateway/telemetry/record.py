@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 
 from gateway.clock import Clock
 from gateway.model import Outcome, Usage
@@ -41,6 +42,7 @@ class Record:
         "status",
         "stream",
         "tally",
+        "told",
         "usage",
         "wall_at",
     )
@@ -63,6 +65,8 @@ class Record:
         self.arm = ""
         self.tally: ArmTally | None = None
         """Where the arm's numbers are kept."""
+        self.told: Callable[[Record], None] | None = None
+        """Who else is to hear that the request has ended."""
         self.aborted = False
         """Whether an engine gave the answer up, be it resumed or not."""
         self.cut = False
@@ -116,6 +120,8 @@ class Recorder:
         if self._log is not None:
             record.wall_at = self._wall()
             self._log.write(record)
+        if record.told is not None:
+            record.told(record)
 
 
 _quoted = functools.lru_cache(maxsize=1024)(json.dumps)
