@@ -170,7 +170,8 @@ async def test_what_the_store_lost_comes_back(
         store.lose()
         shared.add({"n": {"": 4}})
         shared.append("audit", "after")
-        await pace.go(2)
+        await pace.go(6)
+    assert store.calls.count("restore") == 1
     assert await store.inner.tail("audit", 9) == ["before", "after"]
     assert await store.inner.totals("") == {"n": {"": 7.0}}
     assert await store.inner.get("weights") == Document("weights", 5, version or 0)
@@ -206,7 +207,9 @@ async def test_a_restored_store_is_believed_only_where_it_is_newer(
     second = await store.inner.put("weights", 50, first or 0)
     async with pace.running(shared.run()):
         store.lose()
+        pace.clock.now += 1.0
         await store.inner.restore([Document("weights", 5, first or 0)])
+        assert (await store.inner.changes(second or 0)).documents
         await pace.go()
         assert shared.document("weights").value == 50
         await pace.go()
