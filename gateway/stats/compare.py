@@ -1,7 +1,7 @@
 """What does the comparison of two arms by one metric say, in numbers and in words?
 
 `compare` is cheap to import: numpy and scipy (0.25 s, 40 MB) are loaded by its first call.
-It takes about 5 ms, 15 ms with quantiles, so it belongs into a thread, not on the event loop.
+It takes 2 ms for rates and 8 ms for values, so it belongs into a thread, not on the event loop.
 
 A caller that compares several arms with a baseline, or several metrics, and acts on any of them,
 shares the error out among them: `analysis.among(arms * metrics)` (Bonferroni).

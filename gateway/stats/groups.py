@@ -54,6 +54,14 @@ class Groups:
             self.counts[group] += other.counts[group]
             self.totals[group] += other.totals[group]
 
+    def minus(self, earlier: Groups) -> Groups:
+        """Return what came after `earlier`, a state of the same sums."""
+        window = Groups()
+        for group in range(GROUPS):
+            window.counts[group] = self.counts[group] - earlier.counts[group]
+            window.totals[group] = self.totals[group] - earlier.totals[group]
+        return window
+
     def flat(self) -> dict[str, float]:
         """Return the sums by name, for JSON; no name of theirs is one of `Rate` or `Values`."""
         flat: dict[str, float] = {}
@@ -80,6 +88,20 @@ def design_effect(arms: Sequence[tuple[Sums, Groups]]) -> float:
         return max(1.0, worst)
     grouped = sum(_grouped(group) for _, group in arms)
     return max(1.0, min(grouped / independent, worst))
+
+
+def crowding(arms: Sequence[Groups]) -> float:
+    """Return how many requests make one assignment of a key: sum of r^2 / sum of r over the keys.
+
+    r is the number of a key's requests. How much the groups differ in size shows it: the variance
+    of a group's size is (sum of r^2) / 64 for keys that fall into groups at random. At least 1.
+    """
+    sizes = [sum(arm.counts[group] for arm in arms) for group in range(GROUPS)]
+    n = sum(sizes)
+    if not n:
+        return 1.0
+    spread = sum((size - n / GROUPS) ** 2 for size in sizes) * GROUPS / (GROUPS - 1)
+    return max(1.0, spread / n)
 
 
 def _variance(sums: Sums) -> float:

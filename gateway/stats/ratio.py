@@ -2,9 +2,10 @@
 
 If they do not (a sample-ratio mismatch), something between the assignment and the count loses or
 adds requests of one arm, and no comparison of the arms can be trusted (Fabijan et al., KDD 2019).
-Count what is assigned: keys for a sticky split, requests for one per request. The shares must be
-constant while the counts run: after a change of weights begin new counts, and hand on the log
-evidence of the old ones, which adds.
+Count requests. A sticky split assigns keys, though, so there a request is worth only a part of an
+assignment: `groups.crowding` says how many make one. The shares must be constant while the counts
+run: after a change of weights begin new counts, and hand on the log evidence of the old ones, which
+adds.
 """
 
 from __future__ import annotations
@@ -42,16 +43,18 @@ def mismatch(
     shares: Sequence[float],
     alpha: float = ALPHA,
     log_evidence: float = 0.0,
+    crowding: float = 1.0,
 ) -> Mismatch:
     """Test the arms' counts against their shares; shares need not add up to 1.
 
-    `log_evidence`: what earlier counts with other shares gave. ValueError if an arm without a
+    `log_evidence`: what earlier counts with other shares gave. `crowding`: how many of the counts
+    make one assignment, see `groups`. ValueError if an arm without a
     share has been counted: that is a mismatch which needs no statistics.
     """
     x, theta = np.array(counts, dtype=float), np.array(shares, dtype=float)
     if ((theta <= 0) & (x > 0)).any():
         raise ValueError("an arm without a share has samples")
-    x, theta = x[theta > 0], theta[theta > 0]
+    x, theta = x[theta > 0] / crowding, theta[theta > 0]
     if not len(theta):
         return Mismatch(1.0, 1.0, log_evidence, found=False)
     now = log_evidence + float(multinomial_log_evidence(x, theta / theta.sum()))

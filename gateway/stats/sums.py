@@ -7,6 +7,7 @@ so a process that never analyses never pays for it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from math import exp2, isfinite, log, log2
 from operator import mul
@@ -19,7 +20,7 @@ bucket by a whole number. A bucket's middle is at most 1.1 % from any value in i
 SMALLEST = 2.0**-30
 """About a nanosecond. Values at or below it, zero and negative ones too, share bucket 0."""
 
-_PER_LOG = BUCKETS_PER_OCTAVE / log(2.0)
+_WIDTH = log(2.0) / BUCKETS_PER_OCTAVE
 _OFFSET = 30 * BUCKETS_PER_OCTAVE + 1
 _PENDING = 1024
 
@@ -58,6 +59,10 @@ class Rate:
         """Return what came after `earlier`, a state of the same counts."""
         return Rate(self.n - earlier.n, self.hits - earlier.hits)
 
+    def copy(self) -> Rate:
+        """Return an independent state, to take a window from later."""
+        return Rate(self.n, self.hits)
+
     def flat(self) -> dict[str, float]:
         """Return the counts by name, for JSON; two such dicts merge by adding name by name."""
         return {"n": self.n, "hits": self.hits}
@@ -66,10 +71,10 @@ class Rate:
 class Values:
     """Count, sum, sum of squares and a histogram of finite numbers.
 
-    `add` only appends (0.1 µs). Every 1,024 values, and whenever a sum is read, what was appended
-    is folded in (0.15 µs a value). The histogram is the logarithmic one of DDSketch (Masson, Rim
-    and Lee, VLDB 2019): a quantile read from it is off by a factor of 1.011 at most, and merged
-    histograms give what one histogram of all values would.
+    `add` only appends (0.1 µs). Whenever a sum is read, and at the latest after 1,024 values, what
+    was appended is folded in at once (0.2 to 0.3 µs a value). The histogram is the logarithmic one
+    of DDSketch (Masson, Rim and Lee, VLDB 2019): a quantile read from it is off by a factor of
+    1.011 at most, and merged histograms give what one histogram of all values would.
     """
 
     __slots__ = ("_buckets", "_n", "_pending", "_squares", "_total")
@@ -181,9 +186,14 @@ class Values:
         self._total += sum(pending)
         self._squares += sum(map(mul, pending, pending))
         buckets = self._buckets
-        for value in pending:
-            bucket = int(log(value) * _PER_LOG + _OFFSET) if value > SMALLEST else 0
-            buckets[bucket] = buckets.get(bucket, 0) + 1
+        if min(pending) <= SMALLEST:
+            above = [value for value in pending if value > SMALLEST]
+            buckets[0] = buckets.get(0, 0) + len(pending) - len(above)
+            pending = above
+        # Floats are counted and made integers afterwards: that halves the cost of a value.
+        for place, count in Counter([x // _WIDTH for x in map(log, pending)]).items():
+            bucket = int(place) + _OFFSET
+            buckets[bucket] = buckets.get(bucket, 0) + count
 
 
 Sums: TypeAlias = Rate | Values

@@ -8,8 +8,8 @@ its limit fail with probability alpha, over all looks together; several gates sh
 more of its requests at other times of the day than the other, and what differs is the day
 (Simpson's paradox). The question is about these requests; `compare` asks about their users.
 
-Cheap to import: numpy and scipy (0.25 s, 40 MB) are loaded by the first question. A question about
-shares takes 2 to 5 ms, about means 2 ms, about quantiles 1 to 5 ms.
+Cheap to import: numpy and scipy (0.25 s, 40 MB) are loaded by the first question. A question
+takes 0.2 to 3 ms, so questions belong into a thread, not on the event loop.
 """
 
 from __future__ import annotations

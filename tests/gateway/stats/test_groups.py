@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gateway.stats.groups import GROUPS, Groups, design_effect
+from gateway.stats.groups import GROUPS, Groups, crowding, design_effect
 from gateway.stats.proportions import counts, signed_root
+from gateway.stats.ratio import mismatch
 from gateway.stats.sequential import Mixture, effective, rho2
 from gateway.stats.sums import Rate, Sums, Values
 
@@ -65,6 +66,8 @@ def test_groups_merge_and_survive_json_beside_the_sums_of_their_metric() -> None
     merged.merge(right)
     assert sum(merged.counts) == 400
     assert merged.totals[5] == left.totals[5] + right.totals[5]
+    assert merged.minus(right).counts == left.counts
+    assert merged.minus(right).totals == pytest.approx(left.totals)
     assert Groups.of({}).counts == [0] * GROUPS
 
 
@@ -88,6 +91,36 @@ def test_sticky_users_keep_to_alpha_with_it_and_far_from_it_without() -> None:
         naive += plain
     assert wrong <= stats.binom.ppf(0.999, runs, 0.05)
     assert naive / runs > 0.3
+
+
+def test_crowding_is_the_mean_number_of_requests_weighted_by_requests() -> None:
+    """Half the keys with 10 requests, half with 30: (100 + 900) / (10 + 30) = 25."""
+    found = []
+    for seed in range(20):
+        rng, arms = random.Random(seed), (Groups(), Groups())
+        for user in range(1000):
+            key, requests = rng.getrandbits(32), 10 if user % 2 else 30
+            arms[user % 3 == 0].counts[key % GROUPS] += requests
+        found.append(crowding(arms))
+    assert float(np.mean(found)) == pytest.approx(25, rel=0.15)
+    assert crowding([Groups(), Groups()]) == 1.0
+    even = Groups()
+    even.counts = [10] * GROUPS
+    assert crowding([even]) == 1.0
+
+
+def test_users_with_many_requests_are_no_mismatch_of_the_split() -> None:
+    """100 runs of 600 users with 20 requests each, assigned 50:50, at alpha = 0.01."""
+    rng, wrong, naive = np.random.default_rng(12), 0, 0
+    for _ in range(100):
+        arms = (Groups(), Groups())
+        for arm, group in zip(rng.integers(2, size=600), rng.integers(64, size=600), strict=True):
+            arms[arm].counts[group] += 20
+        counted = [sum(arm.counts) for arm in arms]
+        wrong += mismatch(counted, [1, 1], 0.01, crowding=crowding(arms)).found
+        naive += mismatch(counted, [1, 1], 0.01).found
+    assert wrong <= 3
+    assert naive > 20
 
 
 def _differs(a: Rate, b: Rate, effect: float) -> bool:

@@ -45,7 +45,9 @@ def test_a_rate_without_requests_has_the_share_zero() -> None:
 
 def test_a_window_of_a_rate_is_the_difference_of_two_states() -> None:
     """Merging the window into the earlier state gives the later one back."""
-    earlier, later = Rate(10, 3), Rate(25, 4)
+    earlier = Rate(10, 3)
+    later = earlier.copy()
+    later.merge(Rate(15, 1))
     window = later.minus(earlier)
     assert (window.n, window.hits) == (15, 1)
     earlier.merge(window)
