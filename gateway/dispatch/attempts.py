@@ -58,13 +58,13 @@ class Attempts:
     """All attempts of one request, one after the other."""
 
     __slots__ = (
-        "_lease",
         "by",
         "delivered",
         "entered_at",
         "facts",
         "gate",
         "given_up",
+        "lease",
         "once",
         "plan",
         "record",
@@ -95,7 +95,8 @@ class Attempts:
         self.gate: Gate | None = None
         """Where it has a place, which `release` gives back."""
         self.entered_at = 0.0
-        self._lease: Lease | None = None
+        self.lease: Lease | None = None
+        """The attempt's under way; settled when it failed, or given back when the request ends."""
         self.tried: list[Endpoint] = []
         self.given_up: list[Endpoint] = []
         head, now = request.head, record.started_at
@@ -155,7 +156,7 @@ class Attempts:
         Awaiting it raises `UpstreamError` where there is no connection. The lease is held until
         `settle`. This and `judge` are what `attempt` does; a coroutine of its own costs 0.5 µs.
         """
-        self._lease = lease
+        self.lease = lease
         facts, record = self.facts, self.record
         record.attempts += 1
         record.cluster, record.endpoint = plan.pool.cluster, lease.endpoint.id
@@ -212,28 +213,6 @@ class Attempts:
             lines += b"x-request-timeout-ms: %d\r\n" % left_ms
         return lines
 
-    def rival(self) -> Attempts:
-        """Return what holds a second attempt beside the one under way."""
-        return Attempts(self.shared, self.request, self.facts, self.plan, self.record)
-
-    def adopt(self, rival: Attempts) -> None:
-        """Go on with the rival's attempt, and give up the own, which was cancelled or failed."""
-        lease, self._lease = self._lease, rival._lease
-        rival._lease = None
-        if lease is not None:
-            lease.close(Outcome.CANCELLED, self.shared.monotonic())
-            cluster = self.record.cluster
-            self.shared.metrics.attempted(cluster, lease.endpoint.id, Outcome.CANCELLED)
-        self.drop()
-        self.reply, rival.reply = rival.reply, None
-        self.delivered = rival.delivered
-        if self.reply is not None and rival.by < self.by:  # The client was told to wait meanwhile.
-            self.reply.limit(self.by)
-
-    def hold(self, lease: Lease) -> None:
-        """Hold a lease until it is settled, or the request has ended."""
-        self._lease = lease
-
     async def move(self, plan: Plan) -> None:
         """Go on with another plan's cluster. Raises `GatewayError` if it has no place."""
         if plan is not self.plan:
@@ -261,7 +240,7 @@ class Attempts:
 
     def settle(self, verdict: Verdict, outcome: Outcome) -> None:
         """Give the lease back after an attempt that failed."""
-        lease, self._lease = self._lease, None
+        lease, self.lease = self.lease, None
         assert lease is not None  # noqa: S101  an attempt has one
         now, endpoint = self.shared.monotonic(), lease.endpoint
         if verdict.cause not in UNSENT:
@@ -279,12 +258,6 @@ class Attempts:
         elif verdict.cause in {Cause.OVERLOADED, Cause.LIMITED}:
             endpoint.shun(now + min(self.asked_to_wait() or OVERLOAD_S, MAX_OVERLOAD_S))
 
-    def give_back(self) -> None:
-        """Give the lease back unused."""
-        lease, self._lease = self._lease, None
-        assert lease is not None  # noqa: S101  it is held
-        lease.close(Outcome.CANCELLED, self.shared.monotonic())
-
     def asked_to_wait(self) -> float | None:
         """Return how long the last engine that answered wants to be left alone, in seconds."""
         return None if self.reply is None else retry_after(self.reply.lines, self.shared.wall())
@@ -295,7 +268,7 @@ class Attempts:
 
     def release(self, outcome: Outcome) -> None:
         """Give lease and place back."""
-        lease, self._lease = self._lease, None
+        lease, self.lease = self.lease, None
         now = self.shared.monotonic()
         if lease is not None:
             lease.close(outcome, now)
@@ -307,9 +280,9 @@ class Attempts:
 
     def end(self, outcome: Outcome) -> None:
         """Give back whatever is held; an engine that is still at it hears that nobody listens."""
-        if self.reply is not None and not self.reply.ended:
-            self.reply.cancel()
-        shown = self.shown
+        reply, shown = self.reply, self.shown
+        if reply is not None and not reply.ended:
+            reply.cancel()
         if shown is not None:
             self.record.usage = shown.usage()
             self.record.first_at = self.record.first_at or shown.first_at
@@ -319,9 +292,7 @@ class Attempts:
             else:
                 outcome = blame(self, outcome)
         self.release(outcome)
-        # A reply knows this object by what makes its watcher: a cycle, which only the collector
-        # would find.
-        self.reply = self.shown = None
+        self.reply = self.shown = None  # They know this object: a cycle for the collector.
 
     def _is_told(self) -> bool:
         """Whether the client has the whole stream, its end mark too.

@@ -49,8 +49,8 @@ async def _race(
             other = None if first.done() else _second(attempts, plan, lease, traits)
             if other is None:
                 return await first
-            rival = attempts.rival()
-            rival.hold(other)  # Before the task runs: it may be cancelled first.
+            rival = _rival(attempts)
+            rival.lease = other  # Before the task runs: it may be cancelled first.
             second = group.create_task(rival.attempt(plan, other))
             running = {first, second}
             while running:
@@ -67,7 +67,7 @@ async def _race(
             failed = first.result() if first not in running else None
             if failed is not None:
                 attempts.settle(failed, failed.outcome)
-            attempts.adopt(rival)
+            _adopt(attempts, rival)
             return None
         failed = second.result() if second not in running else None
         if failed is not None:
@@ -96,3 +96,24 @@ def _second(attempts: Attempts, plan: Plan, lease: Lease, traits: Traits) -> Lea
         return other
     other.close(Outcome.CANCELLED, now)
     return None
+
+
+def _rival(attempts: Attempts) -> Attempts:
+    """Return what holds a second attempt beside the one under way."""
+    one = attempts
+    return type(one)(one.shared, one.request, one.facts, one.plan, one.record)
+
+
+def _adopt(attempts: Attempts, rival: Attempts) -> None:
+    """Go on with the rival's attempt, and give up the own, which was cancelled or failed."""
+    lease, attempts.lease = attempts.lease, rival.lease
+    rival.lease = None
+    if lease is not None:
+        shared, cluster = attempts.shared, attempts.record.cluster
+        lease.close(Outcome.CANCELLED, shared.monotonic())
+        shared.metrics.attempted(cluster, lease.endpoint.id, Outcome.CANCELLED)
+    attempts.drop()
+    attempts.reply, rival.reply = rival.reply, None
+    attempts.delivered = rival.delivered
+    if attempts.reply is not None and rival.by < attempts.by:
+        attempts.reply.limit(attempts.by)  # The client was told to wait meanwhile.

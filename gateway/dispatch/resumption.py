@@ -77,7 +77,7 @@ async def resume(attempts: Attempts, broken: Reply) -> Reply | None:
             await attempts.move(plan)
         except GatewayError:
             continue  # There is no place.
-        for mode in modes(setting, route, wishes, before):
+        for mode in modes(plan.pool.owner.spec.resume, route, wishes, before):
             reply = await resumption.run(mode)
             result = "failed" if reply is None else "resumed"
             attempts.shared.metrics.count("sluice_resumes", plan.pool.cluster, mode, result)
@@ -111,7 +111,8 @@ class _Resumption:
                 tokens = await self._count_tokens(plan, lease)
                 left = allowance(self._route, self._wishes, tokens)
                 if left is not None and left <= 0:
-                    attempts.give_back()
+                    attempts.lease = None
+                    lease.close(Outcome.CANCELLED, attempts.shared.monotonic())
                     return self._ending()
             verdict = await attempts.attempt(plan, lease, self._again(mode, tokens))
             reply = attempts.reply
@@ -155,7 +156,7 @@ class _Resumption:
                 return None  # None may be tried.
             else:
                 if lease is not None:
-                    attempts.hold(lease)
+                    attempts.lease = lease
                 return lease
         return None
 
