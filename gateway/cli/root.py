@@ -1,7 +1,7 @@
 """Which commands does `sluice` have, and with which options?
 
-Only typer is imported here. Each command imports its own module when it runs, so that `--help` and
-`version` answer at once.
+Only typer is imported here, and in the modules of the groups of commands. Each command imports its
+own module when it runs, so that `--help` and `version` answer at once.
 """
 
 # ruff: noqa: PLC0415 - imports inside the commands are this module's purpose, see above.
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from gateway.cli import policy, rollout
 
 ConfigOption = typer.Option("-c", "--config", metavar="FILE", help="YAML configuration file.")
 HostOption = typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
@@ -31,6 +33,8 @@ def build() -> typer.Typer:
     )
     for command in (serve, up, check, diff, schema, chat, version):
         app.command()(command)
+    app.add_typer(policy.build())
+    app.add_typer(rollout.build())
     return app
 
 
