@@ -143,11 +143,9 @@ class Mirrors:
         """Count a copy as under way at its target; False if it must yield instead."""
         pool = copy.order.plan.pool
         at = self._at.setdefault(pool.cluster, [])
-        gate = pool.owner.gate
-        if self._waiting(pool):
-            return False
-        capacity = capacity_of(pool)
-        if gate.inflight and gate.inflight + len(at) + 1 > copy.order.spec.max_load * capacity:
+        live = pool.owner.gate.inflight
+        # Where live requests wait, there are enough of them, or `pick` finds no room.
+        if live and live + len(at) + 1 > copy.order.spec.max_load * capacity_of(pool):
             return False
         at.append(copy)
         return True

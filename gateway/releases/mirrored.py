@@ -101,7 +101,7 @@ class Pair:
             (bool(alike.live_json) and not alike.copy_json, "no valid JSON"),
             (alike.top1 is False, "another class"),
             (alike.cosine is not None and alike.cosine < 1.0, f"cosine {alike.cosine or 0:.3f}"),
-            (alike.exact is False, f"text, {alike.similarity or 0:.0%} alike"),
+            (alike.exact is False, f"text, {(alike.similarity or 0) * 100:.0f} % alike"),
             (alike.same_finish is False, "ended for another reason"),
         )
         return ", ".join(words for holds, words in found if holds)
@@ -119,9 +119,11 @@ class Case:
 class Mirrored:
     """What the mirrors of one process have found."""
 
-    __slots__ = ("_rates", "_values", "_worst")
+    __slots__ = ("_rates", "_values", "_worst", "revision")
 
     def __init__(self) -> None:
+        self.revision = 0
+        """Grows when the worst cases change: only then a snapshot is worth reporting anew."""
         self._rates: dict[tuple[str, int, str], Rate] = {}
         self._values: dict[tuple[str, int, str], Values] = {}
         self._worst: dict[str, list[Case]] = {}
@@ -138,6 +140,7 @@ class Mirrored:
         if score < 1.0 and (len(worst) < WORST or score <= worst[-1].score):
             worst.append(Case(score, pair))
             self._worst[pair.policy] = worst_of(worst)
+            self.revision += 1
 
     def take(self) -> dict[str, dict[str, float]]:
         """Return what came since the last call, for the store's outbox."""
@@ -163,6 +166,7 @@ class Mirrored:
     def keep(self, policies: Iterable[str]) -> None:
         """Forget the cases of all other policies: they are gone."""
         wanted = frozenset(policies)
+        self.revision += not wanted.issuperset(self._worst)
         self._worst = {policy: cases for policy, cases in self._worst.items() if policy in wanted}
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -15,17 +16,20 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
+from gateway.admit.gate import Gate
 from gateway.admit.lag import LoopLag
 from gateway.api.body import read_json
 from gateway.config.policy import Policy
+from gateway.dispatch.copying import Copy
 from gateway.dispatch.mirror import MAX_LAG_S, Mirrors, capacity_of
-from gateway.dispatch.tap import MOST_BYTES
+from gateway.dispatch.tap import MOST_BYTES, Kept, Tap
 from gateway.model import Outcome, Route
 from gateway.plan.junction import Course
 from gateway.plan.match import Rule
 from gateway.plan.override import Override
 from gateway.plan.table import plan_for
 from gateway.proxy import Proxy
+from gateway.relay.reply import Reply
 from gateway.releases.mirrored import Pair
 from gateway.telemetry.record import Record
 from gateway.upstream.breaker import State
@@ -58,6 +62,8 @@ class MirroringProxy(Proxy):
 
     mirrors: Mirrors | None = None
     course: Course
+    tap: Tap | None = None
+    afterwards: Callable[[Request], None] | None = None
     _next: Record | None = None
 
     async def serve(self, request: Request, down: Downstream) -> None:
@@ -66,7 +72,9 @@ class MirroringProxy(Proxy):
         tap = None
         if self.mirrors is not None:
             facts = read_json(request.body or b'{"model":"m"}', 64)
-            tap = self.mirrors.offer(self.course, request, facts, record, down)
+            tap = self.tap = self.mirrors.offer(self.course, request, facts, record, down)
+        if self.afterwards is not None:
+            self.afterwards(request)
         self._next = record
         try:
             await super().serve(request, tap or down)
@@ -106,10 +114,14 @@ class Mirroring:
         await eventually(lambda: self.results == results)
         assert repr(self.mirrors) == "<Mirrors, 0 copies>"
 
-    def course(self, course: Course) -> None:
+    @property
+    def proxy(self) -> MirroringProxy:
         proxy = self.rig.gateway.proxy
         assert isinstance(proxy, MirroringProxy)
-        proxy.course = course
+        return proxy
+
+    def course(self, course: Course) -> None:
+        self.proxy.course = course
 
     def to(self, cluster: str, override: dict[str, Any] | None = None, **mirror: Any) -> None:
         """Let copies go to a cluster."""
@@ -148,10 +160,8 @@ async def mirroring(
             mirrors = Mirrors(rig.gateway.shared, lag, pairs.append)
             found = Mirroring(rig, mirrors, lag, pairs)
             found.to("pool" if copies is None else "other", **mirror)
-            proxy = rig.gateway.proxy
-            assert isinstance(proxy, MirroringProxy)
             async with mirrors:
-                proxy.mirrors = mirrors
+                found.proxy.mirrors = mirrors
                 yield found
             assert found.rig.inflight == 0 or copies is None
 
@@ -184,9 +194,7 @@ async def test_the_live_answer_is_byte_for_byte_the_same(
     """With a copy of each request and without."""
     async with mirroring([script], [STREAMED]) as run:
         mirrored = await seen(run.rig, body)
-        proxy = run.rig.gateway.proxy
-        assert isinstance(proxy, MirroringProxy)
-        proxy.mirrors = None
+        run.proxy.mirrors = None
         assert mirrored == await seen(run.rig, body)
         await eventually(lambda: sum(run.results.values()) == 1)
 
@@ -498,9 +506,7 @@ async def test_outside_of_the_context_nothing_is_copied() -> None:
     """There is nobody to own the tasks."""
     async with mirroring([[ANSWER]], [[OTHER]]) as run:
         mirrors = Mirrors(run.rig.gateway.shared, run.lag, run.pairs.append)
-        proxy = run.rig.gateway.proxy
-        assert isinstance(proxy, MirroringProxy)
-        course = proxy.course
+        course = run.proxy.course
         request = Request(Route("/v1/chat/completions", "chat"), Head(b""), b"{}", "")
         record = Record("chat", b"r", "", 0.0)
         facts = read_json(b'{"model":"m"}', 9)
@@ -540,6 +546,72 @@ async def test_as_many_copies_as_the_policy_allows() -> None:
         await run.rig.others[0].wait_requests(2)
         assert run.results == {"full": 2}
         assert len(run.rig.others[0].requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("copy", "result"),
+    [(STREAMED, "compared"), ([Then.RESET], "failed"), ([response(b"{}", b"400 No")], "compared")],
+)
+async def test_nothing_is_left_for_the_collector(copy: Script, result: str) -> None:
+    """It runs rarely; what belongs to one request goes with it."""
+    async with mirroring([STREAMED], [copy]) as run:
+        await run.rig.post(STREAM)
+        await run.settled(**{result: 1})
+        gc.collect()
+        gc.disable()
+        try:
+            await run.rig.post(STREAM)
+            await run.settled(**{result: 2})
+            await asyncio.sleep(0.01)  # The client's task has yet to end.
+            run.proxy.tap = None
+            left = [one for one in gc.get_objects() if isinstance(one, (Copy, Tap, Kept, Reply))]
+        finally:
+            gc.enable()
+        assert left == []
+
+
+async def test_a_place_is_free_again_when_a_copy_has_ended() -> None:
+    """However it ended."""
+    failure = [response(b"{}", b"500 Oops")]
+    async with mirroring([[ANSWER]], [[OTHER], failure, [OTHER]], max_concurrency=1) as run:
+        await run.rig.post()
+        await run.settled(compared=1)
+        await run.rig.post()
+        await run.settled(compared=1, failed=1)
+        await run.rig.post()
+        await run.settled(compared=2, failed=1)
+
+
+async def test_the_copy_is_of_what_was_asked_when_it_was_offered() -> None:
+    """A policy may change the live request afterwards."""
+    async with mirroring([[ANSWER]], [[OTHER]]) as run:
+
+        def change(request: Request) -> None:
+            request.body = request.body.replace(b'"hi"', b'"changed"')
+
+        run.proxy.afterwards = change
+        await run.rig.post()
+        await run.settled(compared=1)
+        assert b'"changed"' in run.rig.engines[0].requests[0].body
+        assert b'"hi"' in run.rig.others[0].requests[0].body
+
+
+async def test_without_a_copy_nothing_more_of_the_live_answer_is_kept() -> None:
+    """The client may listen for long."""
+    turn = Turn()
+    async with mirroring([[*STREAMED[:2], turn, *STREAMED[2:]]], [[OTHER]]) as run:
+        run.rig.gateway.clusters["other"].endpoints[0].drain()
+        async with run.rig.client() as client:
+            client.send(post(STREAM))
+            await client.head()
+            await read_event(client)
+            await run.settled(unavailable=1)
+            assert run.proxy.tap is not None
+            assert run.proxy.tap.kept.full
+            turn.go.set()
+            while await client.piece():
+                pass
+        assert run.proxy.tap.kept.reads == []
 
 
 async def test_no_copies_while_the_event_loop_is_late() -> None:
@@ -605,15 +677,16 @@ async def test_endpoints_without_room_get_no_copies() -> None:
 
 async def test_copies_make_room_for_live_requests_that_wait() -> None:
     """The newest go, as many as wait; the room goes on to those."""
-    async with mirroring(
-        [[ANSWER], [Then.HANG], [ANSWER], [Then.HANG], [ANSWER]], None, max_concurrency=2
-    ) as run:
+    live: list[Script] = [[ANSWER], [Then.HANG], [ANSWER], [Then.HANG], [ANSWER]]
+    async with mirroring(live, None, max_concurrency=2) as run, AsyncExitStack() as stack:
         cluster = run.rig.gateway.clusters["pool"]
         engine = run.rig.engines[0]
         await run.rig.post()
         await engine.wait_requests(2)
         await run.rig.post()
         newest = await engine.wait_requests(4)
+        # The room goes on by word of the copy that goes, not when somebody looks again.
+        stack.enter_context(patch.object(Gate, "sweep"))
         cluster.endpoints[0].configure(1.0, 2)
         cluster.gate.room = cluster._room
         waiting = asyncio.ensure_future(run.rig.post())
@@ -657,15 +730,14 @@ async def test_a_queue_at_the_target_keeps_copies_away() -> None:
     """The live request itself waits there: the only endpoint that is well has no room."""
     turn = Turn()
     async with mirroring([[turn, ANSWER], [ANSWER]], None, spare=[[[OTHER]]]) as run:
-        proxy, cluster = run.rig.gateway.proxy, run.rig.gateway.clusters["pool"]
-        assert isinstance(proxy, MirroringProxy)
+        cluster = run.rig.gateway.clusters["pool"]
         cluster.endpoints[0].configure(1.0, 1)
         cluster.endpoints[1].drain()
         cluster.gate.room = cluster._room
-        proxy.mirrors = None
+        run.proxy.mirrors = None
         first = asyncio.ensure_future(run.rig.post())
         await run.rig.engines[0].wait_requests(1)
-        proxy.mirrors = run.mirrors
+        run.proxy.mirrors = run.mirrors
         second = asyncio.ensure_future(run.rig.post())
         await eventually(lambda: run.results == {"yielded": 1})
         turn.go.set()
@@ -679,7 +751,7 @@ async def test_failing_copies_open_no_breaker() -> None:
     """The endpoint's state is what its live requests say of it."""
     failure = [response(b"{}", b"500 Oops")]
     live: list[Script] = [step for _ in range(8) for step in ([ANSWER], failure)]
-    async with mirroring(live, None, {"breaker": {"failures": 2}}) as run:
+    async with mirroring(live, None, {"breaker": {"failures": 1}}) as run:
         endpoint = run.rig.gateway.clusters["pool"].endpoints[0]
         for count in range(8):
             assert (await run.rig.post()).status == 200
