@@ -76,8 +76,8 @@ async def steered(
         write_policies(folder, policies)
         source = FileSource(folder / "sluice.yaml")
         gateway = Gateway(source.load(), clock, source)
-        for cluster in gateway.clusters.values():
-            for endpoint in cluster.endpoints:
+        for owner in gateway.clusters.values():
+            for endpoint in owner.endpoints:
                 endpoint.probed(True, clock.now - SETTLED_S)
         running = Steered(gateway, clock, started, [], folder=folder)
         async with _protocol(gateway) as running.port:
