@@ -5,7 +5,7 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -28,6 +28,7 @@ def drawn(seed: int, n: int, median: float = 1.0) -> Values:
     return filled(median * np.random.default_rng(seed).lognormal(0.0, 0.8, n))
 
 
+@settings(deadline=None)  # other work on the machine is no failure
 @given(st.integers(0, 10_000), st.sampled_from([0.5, 0.95, 0.99]), st.floats(1.0, 4.0))
 def test_the_interval_holds_the_ratio_of_the_samples(seed: int, q: float, reach: float) -> None:
     """And a wider reach holds a narrower one."""
@@ -95,8 +96,8 @@ def test_equal_arms_are_no_evidence_and_shifted_ones_are() -> None:
 
 @pytest.mark.parametrize(("q", "share_b"), [(0.5, 0.5), (0.95, 0.1)])
 def test_many_looks_keep_to_alpha(q: float, share_b: float) -> None:
-    """80 A/A runs of 20,000 samples, 45 looks each, the first after 4 samples."""
-    runs, wrong = 80, 0
+    """60 A/A runs of 20,000 samples, 45 looks each, the first after 4 samples."""
+    runs, wrong = 60, 0
     looks = np.unique(np.geomspace(4, 20_000, 45).astype(int))
     rng = np.random.default_rng(10)
     for _ in range(runs):
