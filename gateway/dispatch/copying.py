@@ -22,9 +22,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.api.body import Facts
 from gateway.api.prepare import outgoing
@@ -94,9 +94,8 @@ class Owner(Protocol):
         """It is under way no longer."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Order:
-    """What is copied, and where to."""
+class Order(NamedTuple):
+    """What is copied, and where to. A tuple, because one is made for each copy."""
 
     policy: str
     epoch: int
@@ -104,9 +103,14 @@ class Order:
     plan: Plan
     override: Override | None
     request: Request
+    body: bytes
+    """The request's, as it was then: a policy may change it for the live one."""
     facts: Facts
     request_id: bytes
     """The live request's."""
+
+    def __repr__(self) -> str:
+        return f"<Order, {self.policy}>"  # Prompts never are in a log, in a traceback neither.
 
 
 class Copy:
@@ -220,9 +224,9 @@ class Copy:
     def _data(self, lease: Lease) -> bytes:
         """Return the copy as its engine gets it."""
         order = self.order
-        request, plan = order.request, order.plan
+        request, plan, body = replace(order.request, body=order.body), order.plan, order.body
         if order.override is not None and not request.route.multipart:
-            request = replace(request, body=order.override.apply(request.body, request.route.name))
+            request.body = order.override.apply(body, request.route.name)
         lines = lease.client.head(request.route.path)
         if plan.pool.owner.spec.forward_authorization:
             lines += request.head.credentials
@@ -249,7 +253,8 @@ class Copy:
             return Result.TOO_LONG
         reply = self._reply
         both = Both(
-            order.request,
+            order.request.route.name,
+            order.body,
             figures_of(live),
             figures,
             (tap.kept, kept),
@@ -268,7 +273,7 @@ class Copy:
         order = self.order
         content = None
         if order.spec.log_content:
-            prompt = order.request.body.decode(errors="replace")
+            prompt = order.body.decode(errors="replace")
             content = Content.of(prompt, compared.live, compared.copy)
         pair = Pair(
             order.policy,

@@ -14,14 +14,15 @@ from gateway.plan.reading import read
 from gateway.plan.saying import Saying, wants_json
 from gateway.releases.mirrored import MOST_CONTENT
 from gateway.telemetry.record import Record
-from gateway.wire.types import Request
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Both:
     """A request's live answer and its copy, which have both ended."""
 
-    request: Request
+    route: str
+    asked: bytes
+    """The request's body."""
     live: Figures
     copy: Figures
     kept: tuple[Kept, Kept]
@@ -62,13 +63,12 @@ def is_whole(live: Record) -> bool:
 def liken(both: Both) -> Compared:
     """Compare the two. What cannot be read of a good answer says nothing."""
     bodies = both.kept[0].body(), both.kept[1].body()
-    route = both.request.route.name
     said: tuple[Saying, Saying] | None = None
     if all(not one.failure and 200 <= one.status < 300 for one in (both.live, both.copy)):
-        ours = read(route, bodies[0], streams=both.streams[0])
+        ours = read(both.route, bodies[0], streams=both.streams[0])
         if ours is not None:
-            said = ours, read(route, bodies[1], streams=both.streams[1]) or Saying()
-    wanted = wants_json(both.request.body)
+            said = ours, read(both.route, bodies[1], streams=both.streams[1]) or Saying()
+    wanted = wants_json(both.asked)
     likeness = compare(both.live, both.copy, said, wants_json=wanted)
     shown = [_text(None if said is None else said[at], bodies[at]) for at in (0, 1)]
     return Compared(likeness, shown[0], shown[1])

@@ -96,14 +96,14 @@ class Mirrors:
         if refusal is not None or plan is None:
             self._count(policy.name, refusal or Result.UNAVAILABLE)
             return None
-        body = Request(request.route, request.head, request.body, request.client)
         order = Order(
             policy.name,
             course.rule.epoch,
             spec,
             plan,
             course.override,
-            body,
+            request,
+            request.body,
             facts,
             record.request_id,
         )

@@ -6,11 +6,9 @@ import pytest
 
 from gateway.dispatch.couple import Both, figures_of, is_whole, liken
 from gateway.dispatch.tap import Kept
-from gateway.model import Outcome, Route, Usage
+from gateway.model import Outcome, Usage
 from gateway.plan.likeness import Figures
 from gateway.telemetry.record import Record
-from gateway.wire.guard import Head
-from gateway.wire.types import Request
 
 GOOD = Figures(200, 1.0)
 HI = b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}'
@@ -30,8 +28,7 @@ def both(live: bytes, copy: bytes, *figures: Figures, body: bytes = b"{}") -> Bo
     kept = Kept(), Kept()
     kept[0].plain(live)
     kept[1].plain(copy)
-    request = Request(Route("/v1/chat/completions", "chat"), Head(b""), body, "")
-    return Both(request, *(figures or (GOOD, GOOD)), kept, (False, False))
+    return Both("chat", body, *(figures or (GOOD, GOOD)), kept, (False, False))
 
 
 def test_figures_leave_the_queue_out() -> None:
