@@ -36,7 +36,7 @@ def seconds(value: float | None) -> str:
     """Return a time: "84 ms", "2.1 s", "4 h"."""
     if value is None:
         return DASH
-    if abs(value) < 1:
+    if 0 < abs(value) < 1:
         return f"{1000 * value:.3g} ms"
     for size, name in ((86_400, "d"), (3600, "h"), (60, "min")):
         if value >= 2 * size:

@@ -129,8 +129,10 @@ def _table(counts: Sequence[Count]) -> RenderableType:
 
 def _notes(steered: Replay, copied: Replay) -> Iterator[str]:
     """Say what the log could not tell."""
+    counted = {one.policy for one in (*steered.counts(), *copied.counts())}
     for policy, unseen in steered.unseen.items():
-        yield f"{policy} looks at {', '.join(unseen)}, which is not logged: perhaps."
+        if policy in counted:
+            yield f"{policy} looks at {', '.join(unseen)}, which is not logged: perhaps."
     for policy, why in (steered.expected | copied.expected).items():
         yield f"{policy} divides {why}: expected numbers (≈), as if every request had it."
     kinds = {one.kind for one in steered.counts() if one.policy != OWN_WAY}
