@@ -6,6 +6,7 @@ import getpass
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -41,11 +42,10 @@ def show(
     if not watch or as_json:
         return _print(look, draw, as_json=as_json)
     try:
-        _watch(look, draw)
+        with suppress(KeyboardInterrupt):
+            _watch(look, draw)
     except AdminError as error:
         return _fail(error)
-    except KeyboardInterrupt:
-        return 0
     return 0
 
 
