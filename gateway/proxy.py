@@ -130,10 +130,7 @@ class Proxy:
     async def _resume(self, reply: Reply, attempts: Attempts, down: Downstream) -> Reply:
         """Let a stream that broke go on, as often as it may; return its last reply."""
         while reply.failure is not None:
-            if reply.failure.cut:
-                attempts.record.cut = True
-            else:
-                attempts.record.aborted = True
+            attempts.record.broke(cut=reply.failure.cut)
             following = await resume(attempts, reply)
             if following is None:
                 break

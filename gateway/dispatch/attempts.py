@@ -243,6 +243,8 @@ class Attempts:
         lease, self.lease = self.lease, None
         assert lease is not None  # noqa: S101  an attempt has one
         now, endpoint = self.shared.monotonic(), lease.endpoint
+        if self.reply is not None and self.reply.failure is not None:
+            self.record.broke(cut=self.reply.failure.cut)
         if verdict.cause not in UNSENT:
             self.spent = self.spent or self.once or self.request.rest is not None
         if verdict.cause in _TIMED_OUT and is_out_of_patience(self):

@@ -76,6 +76,7 @@ class Member:
         finally:
             self.collect()
             await self.shared.finish()
+            await self.shared.store.close()
 
     async def _take_part(self) -> None:
         async with asyncio.TaskGroup() as group:

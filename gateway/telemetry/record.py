@@ -89,6 +89,11 @@ class Record:
         self.stream = False
         self.usage: Usage | None = None
 
+    def broke(self, *, cut: bool) -> None:
+        """Note that an answer came to no good end: it broke off, or the engine gave it up."""
+        self.cut = self.cut or cut
+        self.aborted = self.aborted or not cut
+
 
 class Recorder:
     """Turns finished records into metrics and a log line."""
