@@ -318,6 +318,14 @@ class TestWatch:
         assert Watch().look(none, 1, 1, arms).failed
         assert not Watch().look(many, 1, 1, arms).failed
 
+    @pytest.mark.parametrize(("steps", "fails"), [(1, True), (98, False)])
+    def test_so_they_do_of_each_window(self, steps: int, fails: bool) -> None:
+        rollout = spec(RISE, steps=[{"weight": 1 + index} for index in range(steps)])
+        watch = Watch()
+        watch.look(rollout, 1, 1, Arms(errors(100_000, 100), GOOD))
+        arms = Arms(errors(100_040, 106), errors(90_400, 90))
+        assert bool(watch.look(rollout, 1, 2, arms).failed) is fails
+
 
 def test_a_window_is_long_enough_to_prove_a_few_points() -> None:
     """The worst delay is a window whose first half was good, and a step of 50 %."""

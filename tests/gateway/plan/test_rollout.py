@@ -130,7 +130,7 @@ class TestTheWayForward:
         assert (state.phase, event.by) == (Phase.PROGRESSING, PERSON)
 
     def test_a_step_passes_when_held_with_enough_requests_and_gates_that_pass(self) -> None:
-        state = hold(running(), 60)
+        state = replace(hold(running(), 60), window=7)
         state, (event,) = advance(state, SPEC, seen(state, 100), state.seen_at)
         assert (state.step, state.weight, state.epoch) == (1, 50.0, 2)
         assert (state.elapsed_s, state.window) == (0.0, 1)
@@ -214,6 +214,11 @@ class TestTheWayBack:
         evidence = replace(seen(state, 3, Verdict.FAIL), window=3)
         state, _ = advance(state, SPEC, evidence, NOW)
         assert state.phase is Phase.ROLLED_BACK
+
+    def test_a_failure_in_an_epoch_that_is_over_is_not_heeded(self) -> None:
+        state = running()
+        evidence = replace(seen(state, 3, Verdict.FAIL), epoch=0)
+        assert advance(state, SPEC, evidence, NOW) == (state, ())
 
     def test_too_few_requests_by_the_deadline_fail_it(self) -> None:
         late = spec(step_deadline_s=100)
@@ -507,6 +512,8 @@ class Machine(RuleBasedStateMachine):
             assert evidence.requests >= stage.min_requests
             assert self.held_s + min(max(passed, 0.0), MAX_GAP_S) >= stage.hold_s
         fails = evidence is not None and bool(evidence.failed) and evidence.epoch == before.epoch
+        if evidence is None or evidence.epoch != before.epoch:
+            assert after.weight == before.weight or by_file
         guarded = before.phase in (Phase.PROGRESSING, Phase.PAUSED) and not before.by_gate
         if fails and guarded and not by_file:
             back = (Phase.ROLLED_BACK, 0.0), (Phase.PAUSED, before.weight)
