@@ -29,7 +29,10 @@ def plain(*headers: str, right: Sequence[str] = ()) -> Table:
 
 def percent(share: float | None) -> str:
     """Return a share from 0 to 1: "99.8 %"."""
-    return DASH if share is None else f"{100 * share:.4g} %"
+    if share is None:
+        return DASH
+    # Nines count: 99.95 % is not 99.9 %.
+    return f"{100 * share:.4g} %" if share > 0.5 else f"{100 * share:.3g} %"
 
 
 def seconds(value: float | None) -> str:
@@ -55,7 +58,8 @@ def amount(value: float | None, metric: str, *, signed: bool = False) -> str:
         return f"{sign}{100 * value:.3g} points" if signed else percent(value)
     if unit is Unit.SECONDS:
         return sign + seconds(value)
-    return f"{sign}{value:.4g}" + ("" if unit is Unit.SCORE else f" {unit}")
+    number = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{sign}{number}" + ("" if unit is Unit.SCORE else f" {unit}")
 
 
 def span(low: float | None, high: float | None, metric: str) -> str:
