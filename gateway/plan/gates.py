@@ -6,9 +6,9 @@ bounds`) is beyond it, not merely the point. It is *undecided*, which holds the 
 - an arm has too few samples: fewer than 20 (`FEW`), or than the quantile needs to be more than the
   largest value seen (100 for p99);
 - the point is beyond the bound and the interval is not: suspicious, but not proven;
-- and every bound that needs the baseline, while the baseline fails more than 5 % of its own
-  requests (`FLAKY`): that a canary is no worse than something broken is no merit. Evidence against
-  the canary, and its absolute bounds (`max`, `max_s`), count all the same.
+- any bound needs the baseline, and the baseline fails more than 5 % of its own requests (`FLAKY`):
+  that a canary is no worse than something broken is no merit. A reading of its own says so.
+  Evidence against the canary, and its absolute bounds (`max`, `max_s`), count all the same.
 
 Else it *passes*. A metric that no request of either arm has (ttft, where nobody streams) passes
 too. Both arms are compared over the same time: the sums are of one epoch. Only a step that leaves
@@ -154,8 +154,7 @@ class _Case:
     @property
     def _need(self) -> int:
         q = self.gate.effective_quantile
-        # Rounded first: 1 / (1 - 0.99) is a little more than 100.
-        return FEW if q is None else max(FEW, ceil(round(1 / min(q, 1 - q), 6)))
+        return FEW if q is None else max(FEW, ceil(1 / min(q, 1 - q)))
 
     def _sums(self, sums: Mapping[str, Sums]) -> Sums:
         empty = _NO_VALUES if self.gate.effective_quantile is not None else _NO_RATE

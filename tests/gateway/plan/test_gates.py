@@ -281,13 +281,16 @@ class TestWatch:
         fresh = watch.look(RATE, 2, 2, Arms(errors(100, 0), GOOD))
         assert fresh.recent is None
 
-    def test_sums_that_the_store_has_lost_end_the_window(self) -> None:
-        for lost in ({}, errors(50, 0)):
+    @pytest.mark.parametrize("lost", [{}, errors(50, 0)])
+    def test_sums_that_the_store_has_lost_end_the_window(self, lost: dict[str, Sums]) -> None:
+        """Of either arm."""
+        whole = errors(5000, 5)
+        for arms in Arms(lost, whole), Arms(whole, lost):
             watch = Watch()
-            self.look(watch, 1, errors(5000, 5))
-            assert self.look(watch, 2, errors(5010, 5)).recent == 10
-            assert self.look(watch, 2, lost).recent is None
-            assert self.look(watch, 2, errors(5020, 5)).recent is None
+            watch.look(RATE, 1, 1, Arms(whole, whole))
+            assert watch.look(RATE, 1, 2, Arms(whole, whole)).recent == 0
+            assert watch.look(RATE, 1, 2, arms).recent is None
+            assert watch.look(RATE, 1, 2, Arms(whole, whole)).recent is None
 
     def test_an_earlier_baseline_may_be_another_than_before(self) -> None:
         watch = Watch()
