@@ -26,10 +26,10 @@ import yaml
 from gateway.releases.leader import AUDIT
 from gateway.store.base import StoreError
 from gateway.store.redis import RedisStore
-from tests.integration.faults.stage import config, sims, until
+from tests.integration.faults.stage import config, sims, until, until_healthy
 from tests.integration.faults.traffic import ask, chat
 from tests.integration.test_store_redis import serving
-from tests.support.process import ROOT, announced
+from tests.support.process import ROOT, Served, announced
 
 pytestmark = pytest.mark.integration
 
@@ -65,6 +65,7 @@ class Process:
                 break
         assert url is not None, "".join(self.lines)
         self.port = int(url.rpartition(":")[2])
+        self.served = Served(url, self.child.pid, self.lines)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -214,6 +215,8 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
         started = [await asyncio.to_thread(Process, file) for _ in range(GATEWAYS)]
         running = Stage(folder, redis.url, started)
         try:
+            for one in started:
+                await until_healthy(one.served, 2)
             yield running
         finally:
             await running.store.close()
