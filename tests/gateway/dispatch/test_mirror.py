@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,21 +20,18 @@ from gateway.admit.gate import Gate
 from gateway.admit.lag import LoopLag
 from gateway.api.body import read_json
 from gateway.config.policy import Policy
+from gateway.config.policy_conflicts import Known
 from gateway.dispatch.copying import Copy
 from gateway.dispatch.mirror import MAX_LAG_S, Mirrors, capacity_of
 from gateway.dispatch.tap import MOST_BYTES, Kept, Tap
 from gateway.model import Outcome, Route
-from gateway.plan.junction import Course
-from gateway.plan.match import Rule
-from gateway.plan.override import Override
-from gateway.plan.table import plan_for
-from gateway.proxy import Proxy
+from gateway.plan.match import Rules
 from gateway.relay.reply import Reply
 from gateway.releases.mirrored import Pair
 from gateway.telemetry.record import Record
 from gateway.upstream.breaker import State
 from gateway.wire.guard import Head
-from gateway.wire.types import Downstream, Request
+from gateway.wire.types import Request
 from tests.support.engine import (
     DONE,
     Script,
@@ -55,36 +52,6 @@ from tests.support.rig import CHAT, ONCE, STREAM, eventually, read_event
 ANSWER = response(b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}')
 OTHER = response(b'{"choices":[{"message":{"content":"ho"},"finish_reason":"stop"}]}')
 STREAMED = stream(token("hi"), token(" you"), finish(), usage(), DONE)
-
-
-class MirroringProxy(Proxy):
-    """Offers each JSON request to one mirror."""
-
-    mirrors: Mirrors | None = None
-    course: Course
-    tap: Tap | None = None
-    afterwards: Callable[[Request], None] | None = None
-    _next: Record | None = None
-
-    async def serve(self, request: Request, down: Downstream) -> None:
-        record = self._begin(request.route, request.head, request.client)
-        record.model = "m"
-        tap = None
-        if self.mirrors is not None:
-            facts = read_json(request.body or b'{"model":"m"}', 64)
-            tap = self.tap = self.mirrors.offer(self.course, request, facts, record, down)
-        if self.afterwards is not None:
-            self.afterwards(request)
-        self._next = record
-        try:
-            await super().serve(request, tap or down)
-        finally:
-            if tap is not None:
-                tap.end(record)
-
-    def _begin(self, route: Route, head: Head, client: str) -> Record:
-        record, self._next = self._next, None
-        return record or super()._begin(route, head, client)
 
 
 @dataclass
@@ -114,28 +81,23 @@ class Mirroring:
         await eventually(lambda: self.results == results)
         assert repr(self.mirrors) == "<Mirrors, 0 copies>"
 
-    @property
-    def proxy(self) -> MirroringProxy:
-        proxy = self.rig.gateway.proxy
-        assert isinstance(proxy, MirroringProxy)
-        return proxy
-
-    def course(self, course: Course) -> None:
-        self.proxy.course = course
-
     def to(self, cluster: str, override: dict[str, Any] | None = None, **mirror: Any) -> None:
-        """Let copies go to a cluster."""
-        policy = Policy.model_validate(
-            {"name": "shadow", "mirror": {"to": {"cluster": cluster}, **mirror}}
-        )
-        pool = self.rig.gateway.clusters[cluster].whole()
-        plan = plan_for("m", "m", pool, "o" if cluster == "other" else "m")
-        spec = policy.mirror
-        assert spec is not None
-        changed = None
-        if override:
-            changed = Override(spec.to.override.model_validate(override))
-        self.course(Course(Rule(policy), "mirror", plan, changed))
+        """Let copies of the requests for `m` go to a cluster."""
+        target = {"cluster": cluster, "override": override or {}}
+        if cluster == "other":
+            target["upstream_model"] = "o"
+        self.obey({"mirror": {"to": target, **mirror}})
+
+    def obey(self, policy: dict[str, Any], **other: dict[str, Any]) -> None:
+        """Put a mirror into effect, and other policies by their names."""
+        match = {"models": ["m"]}
+        live = self.rig.gateway.live
+        policies = [
+            Policy.model_validate({"name": name, "match": match, **each})
+            for name, each in {"shadow": policy, **other}.items()
+        ]
+        live.rules = Rules(policies, Known.of(live.config))
+        live.recompile()
 
 
 @asynccontextmanager
@@ -153,17 +115,16 @@ async def mirroring(
     """
     others = [] if copies is None else [copies]
     settings = {**ONCE, **(cluster or {})}
-    with patch("gateway.app.Proxy", MirroringProxy):
-        async with failover(live, *spare, others=others, cluster=settings) as rig:
-            pairs: list[Pair] = []
-            lag = LoopLag(1.0)
-            mirrors = Mirrors(rig.gateway.shared, lag, pairs.append)
-            found = Mirroring(rig, mirrors, lag, pairs)
-            found.to("pool" if copies is None else "other", **mirror)
-            async with mirrors:
-                found.proxy.mirrors = mirrors
-                yield found
-            assert found.rig.inflight == 0 or copies is None
+    async with failover(live, *spare, others=others, cluster=settings) as rig:
+        pairs: list[Pair] = []
+        lag = LoopLag(1.0)
+        mirrors = Mirrors(rig.gateway.shared, lag, pairs.append)
+        found = Mirroring(rig, mirrors, lag, pairs)
+        found.to("pool" if copies is None else "other", **mirror)
+        async with mirrors:
+            rig.gateway.proxy.mirrors = mirrors
+            yield found
+            rig.gateway.proxy.mirrors = None
 
 
 async def seen(rig: Failover, body: dict[str, Any]) -> tuple[int, list[Any], bytes]:
@@ -194,7 +155,7 @@ async def test_the_live_answer_is_byte_for_byte_the_same(
     """With a copy of each request and without."""
     async with mirroring([script], [STREAMED]) as run:
         mirrored = await seen(run.rig, body)
-        run.proxy.mirrors = None
+        run.rig.gateway.proxy.mirrors = None
         assert mirrored == await seen(run.rig, body)
         await eventually(lambda: sum(run.results.values()) == 1)
 
@@ -402,8 +363,7 @@ async def test_a_target_without_a_healthy_endpoint_is_left_alone() -> None:
 async def test_a_target_whose_model_nobody_serves() -> None:
     """Its course has no plan."""
     async with mirroring([[ANSWER]], [[OTHER]]) as run:
-        policy = Policy.model_validate({"name": "shadow", "mirror": {"to": {"model": "gone"}}})
-        run.course(Course(Rule(policy), "mirror", None, None))
+        run.obey({"mirror": {"to": {"model": "gone"}}})
         assert (await run.rig.post()).status == 200
         await run.settled(unavailable=1)
 
@@ -472,8 +432,8 @@ async def test_a_refusal_by_both_engines_is_alike() -> None:
 async def test_a_request_that_ends_at_once_is_never_copied() -> None:
     """Its copy is given up before it begins."""
     async with mirroring([[ANSWER]], [[OTHER]]) as run:
-        answer = await run.rig.post({"model": "unknown"})
-        assert answer.status == 404
+        run.rig.gateway.clusters["pool"].endpoints[0].drain()
+        assert (await run.rig.post()).status == 503
         await run.settled(abandoned=1)
         assert not run.rig.others[0].requests
 
@@ -483,6 +443,8 @@ async def test_copies_stop_at_once_with_the_gateway() -> None:
     async with mirroring([[ANSWER]], [[Then.HANG]]) as run:
         await run.rig.post()
         got = await run.rig.others[0].wait_requests(1)
+        (copy,) = run.mirrors._copies
+        assert repr(copy.order) == "<Order, shadow>"  # The prompt is not shown.
         run.mirrors.stop()
         run.mirrors.stop()
         await got.abandoned()
@@ -506,7 +468,9 @@ async def test_outside_of_the_context_nothing_is_copied() -> None:
     """There is nobody to own the tasks."""
     async with mirroring([[ANSWER]], [[OTHER]]) as run:
         mirrors = Mirrors(run.rig.gateway.shared, run.lag, run.pairs.append)
-        course = run.proxy.course
+        junction = run.rig.gateway.table.lookup("m").junction
+        assert junction is not None
+        course = junction.mirrors[0].courses[0]
         request = Request(Route("/v1/chat/completions", "chat"), Head(b""), b"{}", "")
         record = Record("chat", b"r", "", 0.0)
         facts = read_json(b'{"model":"m"}', 9)
@@ -563,7 +527,6 @@ async def test_nothing_is_left_for_the_collector(copy: Script, result: str) -> N
             await run.rig.post(STREAM)
             await run.settled(**{result: 2})
             await asyncio.sleep(0.01)  # The client's task has yet to end.
-            run.proxy.tap = None
             left = [one for one in gc.get_objects() if isinstance(one, (Copy, Tap, Kept, Reply))]
         finally:
             gc.enable()
@@ -582,18 +545,15 @@ async def test_a_place_is_free_again_when_a_copy_has_ended() -> None:
         await run.settled(compared=2, failed=1)
 
 
-async def test_the_copy_is_of_what_was_asked_when_it_was_offered() -> None:
-    """A policy may change the live request afterwards."""
+async def test_what_a_policy_changes_for_the_live_request_is_not_copied() -> None:
+    """The copy is of what the client asked."""
     async with mirroring([[ANSWER]], [[OTHER]]) as run:
-
-        def change(request: Request) -> None:
-            request.body = request.body.replace(b'"hi"', b'"changed"')
-
-        run.proxy.afterwards = change
+        route = {"route": {"cluster": "pool", "override": {"temperature": 0.5}}}
+        run.obey({"mirror": {"to": {"cluster": "other"}}}, steered=route)
         await run.rig.post()
         await run.settled(compared=1)
-        assert b'"changed"' in run.rig.engines[0].requests[0].body
-        assert b'"hi"' in run.rig.others[0].requests[0].body
+        assert run.rig.engines[0].requests[0].json == {**CHAT, "temperature": 0.5}
+        assert run.rig.others[0].requests[0].json == CHAT
 
 
 async def test_without_a_copy_nothing_more_of_the_live_answer_is_kept() -> None:
@@ -606,12 +566,12 @@ async def test_without_a_copy_nothing_more_of_the_live_answer_is_kept() -> None:
             await client.head()
             await read_event(client)
             await run.settled(unavailable=1)
-            assert run.proxy.tap is not None
-            assert run.proxy.tap.kept.full
+            (tap,) = [one for one in gc.get_objects() if isinstance(one, Tap)]
+            assert tap.kept.full
             turn.go.set()
             while await client.piece():
                 pass
-        assert run.proxy.tap.kept.reads == []
+        assert tap.kept.reads == []
 
 
 async def test_no_copies_while_the_event_loop_is_late() -> None:
@@ -734,10 +694,10 @@ async def test_a_queue_at_the_target_keeps_copies_away() -> None:
         cluster.endpoints[0].configure(1.0, 1)
         cluster.endpoints[1].drain()
         cluster.gate.room = cluster._room
-        run.proxy.mirrors = None
+        run.rig.gateway.proxy.mirrors = None
         first = asyncio.ensure_future(run.rig.post())
         await run.rig.engines[0].wait_requests(1)
-        run.proxy.mirrors = run.mirrors
+        run.rig.gateway.proxy.mirrors = run.mirrors
         second = asyncio.ensure_future(run.rig.post())
         await eventually(lambda: run.results == {"yielded": 1})
         turn.go.set()
