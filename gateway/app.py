@@ -54,6 +54,8 @@ from gateway.view import Commands, InProcess, Steering, View
 from gateway.wire.downstream import Plane, sweep_connections
 from gateway.wire.guard import Limits
 from gateway.wire.types import UpstreamError
+from gateway.workers.seat import Seat
+from gateway.workers.worker import Worker
 
 _LOG = logging.getLogger("sluice")
 
@@ -67,11 +69,19 @@ DOWNSTREAM_SWEEP_S = 1.0
 class Gateway:
     """One gateway process."""
 
-    def __init__(self, config: Config, clock: Clock, source: FileSource | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        source: FileSource | None = None,
+        worker: Worker | None = None,
+    ) -> None:
         """Build every part; nothing is opened but the access log. Raises `OSError` for files.
 
-        `source` is where `config` came from, and where a reload reads another one.
+        `source` is where `config` came from, and where a reload reads another one. `worker` says
+        which of several processes this is; None if it is the only one.
         """
+        self._worker = worker
         self._clock = clock
         self._rng = Random()  # noqa: S311  request ids and jitter, nothing secret
         self.live = Live(config, source, clock, self._rng)
@@ -81,7 +91,9 @@ class Gateway:
         self.lag = LoopLag(config.server.max_event_loop_lag_s)
         self.metrics = Metrics(self._inflight)
         self._log: AccessLog[Record] | None = (
-            AccessLog(config.logging.access, line_of) if config.logging.access else None
+            AccessLog(config.logging.access, line_of if worker is None else worker.line_of(line_of))
+            if config.logging.access
+            else None
         )
         server = config.server
         self._limits = Limits(
@@ -103,8 +115,9 @@ class Gateway:
         )
         self.live.rules_changed = self.releases.follow
         self.proxy = Proxy(self.shared, self._recorder, self._rng, server.max_json_depth)
+        self.registry = self._registry()
         self.view = View(
-            lambda: self.table, self.clusters, self._registry(), clock, lambda: self.generation
+            lambda: self.table, self.clusters, self.registry, clock, lambda: self.generation
         )
         self.app = build(
             self.view,
@@ -113,6 +126,9 @@ class Gateway:
             data_routes={path.decode(): "POST" for path in ROUTES},
             max_body_bytes=server.max_body_bytes,
         )
+        if worker is not None:
+            worker.together(self.app, self.view)
+            self._recorder.generation = self.live.reloads.begin_at(worker.seat.generation)
 
     def _inflight(self) -> Iterator[tuple[str, str, int]]:
         for cluster in self.clusters.values():
@@ -163,15 +179,18 @@ class Gateway:
 
     async def run(self, ready: Ready | None = None, *, signals: bool = True) -> None:
         """Serve until told to stop. Raises `OSError` if the port cannot be had."""
-        config = self.config.server
-        listener = bind(config.host, config.port)
+        config, worker = self.config.server, self._worker
+        listener = bind(config.host, config.port) if worker is None else worker.bind(config.host)
         plane = Plane(
             ROUTES, self.proxy.serve, self.proxy.refuse, self._limits, config.keep_alive_s
         )
         url = url_of(listener, config)
 
         def started() -> None:
-            _LOG.info("listening on %s", url)
+            if worker is None:
+                _LOG.info("listening on %s", url)
+            else:
+                worker.listening = True  # The parent says so when all are.
             if ready is not None:
                 ready(url)
 
@@ -197,6 +216,9 @@ class Gateway:
                 stack.callback(loop.remove_signal_handler, signal.SIGHUP)
             start(self._sweep_forever(server))
             tune_gc()
+            if worker is not None:
+                start(worker.until_orphaned(server.leave))
+                await worker.until_served(self.view, lambda: server.should_exit)
             try:
                 await server.serve(sockets=[listener])
             finally:
@@ -204,11 +226,8 @@ class Gateway:
 
     @asynccontextmanager
     async def _operators(self, server: HostedServer) -> AsyncIterator[None]:
-        """Serve the operators' listener, if there is to be one."""
-        admin = self.config.server.admin
-        if admin is None:
-            yield
-            return
+        """Serve the operators' listener, if there is to be one; as a worker, the parent."""
+        admin, worker = self.config.server.admin, self._worker
         source = self.live.source
         steering = Steering(
             self.view,
@@ -218,9 +237,18 @@ class Gateway:
             self._clock.monotonic,
             str(source.file) if source is not None else None,
         )
-        token = admin.token.get_secret_value() if admin.token is not None else None
         crossing = Crossing(asyncio.get_running_loop())
-        async with serve_operators(admin, build_admin(steering, crossing, self.heart, token)):
+        if worker is not None:
+            app = build_admin(steering, crossing, self.heart)
+            ways = crossing, self.heart
+            async with worker.answer_parent(app, self.view, self.registry, ways):
+                yield
+        elif admin is not None:
+            token = admin.token.get_secret_value() if admin.token is not None else None
+            app = build_admin(steering, crossing, self.heart, token)
+            async with serve_operators(admin, app):
+                yield
+        else:
             yield
 
     def force(self) -> None:
@@ -275,19 +303,24 @@ def tune_gc() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def serve(config: Config, source: FileSource | None = None) -> int:
+def serve(config: Config, source: FileSource | None = None, seat: Seat | None = None) -> int:
     """Run a gateway until a signal ends it; return the exit code.
 
-    `source` is the file that `config` came from, if it is to be read again.
+    `source` is the file that `config` came from, if it is to be read again; `seat` is this
+    process' place if it is one of several workers.
     """
     level = logging.getLevelNamesMapping()[config.logging.level.upper()]
+    who = "" if seat is None else f" worker {seat.number}"
     logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=level,
+        stream=sys.stderr,
+        format=f"%(asctime)s %(levelname)s{who} %(name)s: %(message)s",
     )
     # Every probe would be a line of it.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        gateway = Gateway(config, SystemClock(), source)
+        worker = None if seat is None else Worker(seat)
+        gateway = Gateway(config, SystemClock(), source, worker)
         uvloop.run(gateway.run())
     except OSError as error:
         _LOG.error("%s", error)

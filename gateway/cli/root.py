@@ -38,7 +38,7 @@ def build() -> typer.Typer:
     return app
 
 
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - an argument for each option
     config: Annotated[Path | None, ConfigOption] = None,
     endpoint: Annotated[
         list[str] | None,
@@ -54,6 +54,10 @@ def serve(
         str | None,
         typer.Option(metavar="FILE", help="Access log: a file, - for standard output, or off."),
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Processes on the port, or auto. [default: 1]"),
+    ] = None,
 ) -> None:
     """Run the gateway in front of engines that are already there.
 
@@ -68,7 +72,7 @@ def serve(
     """
     from gateway.cli.serve import Overrides, run
 
-    overrides = Overrides(host, port, balancer, access_log)
+    overrides = Overrides(host, port, balancer, access_log, workers)
     raise typer.Exit(run(config, endpoint or [], overrides))
 
 

@@ -5,7 +5,7 @@ Pure. The types carry their checks, so that a field's annotation says what may s
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
@@ -40,10 +40,30 @@ def _off(value: object) -> object:
     return None if value == "off" or value is False else value
 
 
+def _workers(value: object) -> object:
+    # Said here, because of a union pydantic would complain once for each of its members.
+    if value == "auto":
+        return value
+    try:
+        number = int(value) if isinstance(value, (int, str)) and value is not True else 0
+    except ValueError:
+        number = 0
+    if not 1 <= number <= MAX_WORKERS:
+        message = f"must be `auto`, or a number from 1 to {MAX_WORKERS}"
+        raise PydanticCustomError("not_workers", message)
+    return number
+
+
+MAX_WORKERS = 256
+"""More is a mistake: each takes 60 MB."""
+
 # The constraints stand next to the type, or else the JSON Schema would not show them.
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_bool)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Port = Annotated[int, Field(ge=0, le=65535), BeforeValidator(_no_bool)]
+Workers = Annotated[
+    Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"], BeforeValidator(_workers)
+]
 Text = Annotated[str, Field(min_length=1)]
 ClusterName = Annotated[str, AfterValidator(cluster_name)]
 ModelName = Annotated[str, AfterValidator(model_name)]

@@ -45,6 +45,11 @@ class Reloads:
         self.loaded_at = wall
         """When the configuration in effect was taken over; seconds since the epoch."""
 
+    def begin_at(self, generation: int) -> int:
+        """Begin with the number that other processes have; return it."""
+        self.last = ReloadResult(Result.APPLIED, generation)
+        return generation
+
     @property
     def generation(self) -> int:
         """The number of the configuration in effect."""

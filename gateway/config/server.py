@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from gateway.config.fields import Count, Pause, Port, Seconds, Secret, Spec, Text
+from gateway.config.fields import Count, Pause, Port, Seconds, Secret, Spec, Text, Workers
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Addresses that only this machine reaches."""
@@ -53,6 +53,11 @@ class Server(Spec):
 
     host: Text = Field(default="0.0.0.0", description="Address to listen on.")  # noqa: S104 - a server's job
     port: Port = Field(default=8000, description="TCP port for clients; 0 lets the system choose.")
+    workers: Workers = Field(
+        default=1,
+        description="Processes that share the port and are one gateway; `auto` is one for each "
+        "core that may be used.",
+    )
     tls: Tls | None = Field(default=None, description="Serve HTTPS; without it plain HTTP.")
     keep_alive_s: Seconds = Field(
         default=75,

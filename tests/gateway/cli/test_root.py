@@ -15,6 +15,7 @@ import gateway
 from gateway.cli.root import build
 from gateway.config.spec import Config
 from gateway.config.watch import FileSource
+from gateway.workers.seat import Seat
 
 GOOD = "clusters: {gpu: {endpoints: [{url: 'http://gpu-1:8000'}]}}\n"
 
@@ -29,7 +30,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """The configurations that `serve` would have run; the server itself is left out."""
     configs: list[Config] = []
 
-    def serve(config: Config, source: FileSource | None) -> int:
+    def serve(config: Config, source: FileSource | None, seat: Seat | None) -> int:
+        assert seat is None
         configs.append(config)
         return 0
 
@@ -108,6 +110,7 @@ def test_serve_lets_the_command_line_win_over_the_file(
         (["--endpoint", "http://a", "--host", ""], "must not be empty"),
         (["--endpoint", "http://a", "-c", "f"], "either --config FILE or --endpoint"),
         (["--endpoint", "http://a", "--port", "70000"], "--port"),
+        (["--endpoint", "http://a", "--workers", "0"], "--workers must be `auto`, or a number"),
         (["-c", "f", "--balancer", "round_robin"], "--balancer goes with --endpoint"),
     ],
 )

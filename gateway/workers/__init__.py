@@ -1,0 +1,1 @@
+"""Several processes on one port that are, seen from outside, one gateway."""
