@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from gateway.api.body import Facts, read_json
 from gateway.errors import no_healthy_upstream
 from gateway.plan.match import Subject
@@ -25,12 +27,15 @@ def steer(
     is served by nobody.
     """
     assert plan.junction is not None  # noqa: S101  without policies there is nothing to ask
-    course = plan.junction.steer(subject_of(request, facts, record), request.body)
+    subject = subject_of(request, facts, record)
+    course = plan.junction.steer(subject, request.body)
     if course is None:
         return plan, facts
     rule = course.rule
     record.policy, record.arm = rule.policy.name, course.arm
     record.tally = recorder.tallies.of(record.policy, rule.epoch, course.arm)
+    if rule.groups:
+        record.group = crc32(rule.sticky(subject))
     if course.plan is None:
         raise no_healthy_upstream(plan.model)
     if course.override is not None and not request.route.multipart:

@@ -56,7 +56,7 @@ class Check(NamedTuple):
 class Rule:
     """One policy, ready to be asked."""
 
-    __slots__ = ("_checks", "_key", "_tests", "epoch", "falls_back", "policy", "splitter")
+    __slots__ = ("_checks", "_key", "_tests", "epoch", "falls_back", "groups", "policy", "splitter")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -65,6 +65,8 @@ class Rule:
         reweighted one in its place. A classifier's is not asked."""
         self.epoch = 0
         """Which stretch of time its numbers belong to; a controller moves it on."""
+        self.groups = policy.split is not None and policy.by != "request"
+        """Whether its numbers are kept by groups of keys, too (`gateway.stats.groups`)."""
         self.falls_back = policy.missing_key == "request"
         self._key = key_by(policy.by)
         self._checks = (*_checks(policy),)

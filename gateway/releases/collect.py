@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.stats.groups import Groups
 from gateway.stats.metrics import METRICS
 from gateway.stats.sums import Sums as ArmSums
 from gateway.store.base import Sums
@@ -40,6 +41,9 @@ class Collector:
                     continue
                 name = name_of(key.policy, key.epoch, key.arm, metric)
                 now, before = sums.flat(), self._handed.get(name, {})
+                groups = tally.groups.get(metric)
+                if groups is not None:
+                    now |= groups.flat()
                 if now.get("n") != before.get("n"):
                     found[name] = {
                         field: value - before.get(field, 0.0)
@@ -66,6 +70,16 @@ def name_of(policy: str, epoch: int, arm: str, metric: str) -> str:
 def prefix_of(policy: str, epoch: int | None = None) -> str:
     """Return how the names of a policy's sums begin, or of those of one epoch."""
     return f"{policy}/" if epoch is None else f"{policy}/{epoch}/"
+
+
+def groups_by_arm(totals: Sums) -> Mapping[str, Mapping[str, Groups]]:
+    """Return the same by groups of keys, where it was counted so: by arm, then by metric."""
+    found: dict[str, dict[str, Groups]] = {}
+    for name, flat in totals.items():
+        parts = name.split("/")
+        if len(parts) == 4 and any(field[0] == "g" for field in flat):
+            found.setdefault(parts[2], {})[parts[3]] = Groups.of(flat)
+    return found
 
 
 def by_arm(totals: Sums) -> ByArm:

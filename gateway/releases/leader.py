@@ -24,7 +24,7 @@ from gateway.plan.match import Rules
 from gateway.plan.rollout import advance, obey, waiting
 from gateway.plan.rollout_state import Command, Event, RolloutState, initial, read
 from gateway.releases import experiment
-from gateway.releases.collect import ByArm, by_arm, prefix_of
+from gateway.releases.collect import ByArm, by_arm, groups_by_arm, prefix_of
 from gateway.releases.experiment import Experiment
 from gateway.store.base import Document, Fence, Store
 
@@ -126,8 +126,9 @@ class Leader:
         document = await self._store.get(key_of(policy.name))
         before = experiment_of(document)
         state = experiment.begin(policy, before)
-        arms = await self._sums(policy, state.epoch)
-        after = await asyncio.to_thread(experiment.look, policy, state, arms)
+        totals = await self._store.totals(prefix_of(policy.name, state.epoch))
+        arms, groups = by_arm(totals), groups_by_arm(totals)
+        after = await asyncio.to_thread(experiment.look, policy, state, arms, groups)
         if after == before:
             return
         value = {

@@ -6,10 +6,11 @@ processes. A request is counted when it has ended, for the arm and the epoch tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.model import Outcome
+from gateway.stats.groups import Groups
 from gateway.stats.sums import Rate, Sums, Values
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ArmTally:
         "cancel_rate",
         "error_rate",
         "feedback",
+        "groups",
         "inter_token",
         "latency",
         "output_tokens",
@@ -64,6 +66,8 @@ class ArmTally:
         self.tokens_per_s = Values()
         self.output_tokens = Values()
         self.feedback = Values()
+        self.groups: dict[str, Groups] = {}
+        """By metric: the same numbers by groups of keys, where keys stick to their arm."""
 
     def observe(self, record: Record) -> None:
         """Count a request that has ended. About 1.5 µs."""
@@ -72,6 +76,8 @@ class ArmTally:
             return
         left = outcome is _CANCELLED
         self.cancel_rate.add(left)
+        if record.group >= 0:
+            self._group(record)
         if left:
             return
         good = outcome is _SUCCESS
@@ -93,9 +99,61 @@ class ArmTally:
             if tokens > 1:
                 self.inter_token.add((record.ended_at - record.first_at) / (tokens - 1))
 
+    def _group(self, record: Record) -> None:
+        for name, value_of in _VALUES.items():
+            value = value_of(record)
+            if value is not None:
+                groups = self.groups.get(name)
+                if groups is None:
+                    groups = self.groups[name] = Groups()
+                groups.add(record.group, value)
+
     def sums(self) -> Mapping[str, Sums]:
         """Return the numbers by metric."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in _METRICS}
+
+
+_METRICS = tuple(name for name in ArmTally.__slots__ if name != "groups")
+
+
+def _cancelled(record: Record) -> float | None:
+    return float(record.outcome is _CANCELLED)
+
+
+def _succeeded(record: Record) -> float | None:
+    return None if record.outcome is _CANCELLED else float(record.outcome is _SUCCESS)
+
+
+def _failed(record: Record) -> float | None:
+    return None if record.outcome is _CANCELLED else float(record.outcome is not _SUCCESS)
+
+
+def _latency(record: Record) -> float | None:
+    return record.ended_at - record.started_at if record.outcome is _SUCCESS else None
+
+
+def _ttft(record: Record) -> float | None:
+    if record.outcome is not _SUCCESS or not record.first_at:
+        return None
+    return record.first_at - record.started_at
+
+
+def _output_tokens(record: Record) -> float | None:
+    if record.outcome is not _SUCCESS or record.usage is None:
+        return None
+    return record.usage.completion_tokens or None
+
+
+_VALUES: Mapping[str, Callable[[Record], float | None]] = {
+    "cancel_rate": _cancelled,
+    "success_rate": _succeeded,
+    "error_rate": _failed,
+    "latency": _latency,
+    "ttft": _ttft,
+    "output_tokens": _output_tokens,
+}
+"""What is kept by groups, too: 1.5 µs a request. The others are compared as if each request were
+a sample of its own."""
 
 
 class ArmTallies:

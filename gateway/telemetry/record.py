@@ -30,6 +30,7 @@ class Record:
         "error",
         "first_at",
         "generation",
+        "group",
         "model",
         "outcome",
         "policy",
@@ -65,6 +66,8 @@ class Record:
         self.arm = ""
         self.tally: ArmTally | None = None
         """Where the arm's numbers are kept."""
+        self.group = -1
+        """A hash of the key that holds it to its arm; -1 where none does."""
         self.told: Callable[[Record], None] | None = None
         """Who else is to hear that the request has ended."""
         self.aborted = False

@@ -186,6 +186,24 @@ async def test_a_split_is_won_by_the_better_arm() -> None:
         assert len(await one.store.tail(AUDIT, 9)) == 1
 
 
+async def test_requests_of_the_same_people_are_fewer_samples() -> None:
+    """Ten users who always fail or never do prove nothing, however often each of them asks."""
+    async with world(split(on_decision="report"), processes=1) as one:
+        tallies = one.processes[0].tallies
+        for user in range(20):
+            arm = "ab"[user % 2]
+            fails = user % 2 == 0 and user < 12  # 6 of 10 users of a, none of b.
+            for _ in range(100):
+                record = Record("chat", b"id", "client", 0.0)
+                record.outcome = Outcome.FAILURE if fails else Outcome.SUCCESS
+                record.ended_at, record.usage, record.group = 1.0, Usage(1, 10), user
+                tallies.of("ab", 0, arm).observe(record)
+        await one.look()
+        first = one.processes[0].member.status()[0]["state"]["comparisons"][0]
+        assert (first["metric"], first["samples"]) == ("success_rate", 2000)
+        assert first["decision"] == "wait", first["text"]
+
+
 async def test_a_split_that_only_reports_changes_nothing() -> None:
     """And a worse arm is said to be so."""
     async with world(split(on_decision="report")) as one:
