@@ -186,7 +186,7 @@ class Nothing:
 def test_the_page_lists_every_admin_route() -> None:
     """The table of routes is the app's own, no more and no fewer."""
     nothing: object = Nothing()
-    app = build_admin(nothing, nothing, nothing)  # type: ignore[arg-type]  # nobody asks it
+    app = build_admin(nothing, nothing, nothing, None, nothing, nothing)  # type: ignore[arg-type]  # nobody asks it
     own = {
         f"{method.upper()} {path}"
         for path, methods in app.openapi()["paths"].items()
