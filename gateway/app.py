@@ -26,6 +26,7 @@ from gateway.config.spec import Config
 from gateway.config.watch import FileSource, watch_forever
 from gateway.control.admin import build_admin
 from gateway.control.app import build
+from gateway.dispatch.mirror import Mirrors
 from gateway.dispatch.shared import Shared
 from gateway.errors import shutting_down
 from gateway.gauges import Gauges
@@ -43,7 +44,8 @@ from gateway.operators import Crossing, Heartbeat, serve_operators
 from gateway.plan.live import Live
 from gateway.plan.table import Table
 from gateway.proxy import Proxy
-from gateway.releases.member import Member
+from gateway.releases.member import Counted, Member
+from gateway.releases.mirrored import Mirrored
 from gateway.store.connect import store_at
 from gateway.telemetry.arms import ArmTallies
 from gateway.telemetry.generation import ConfigGauges
@@ -106,15 +108,18 @@ class Gateway:
         )
         self.shared = Shared(lambda: self.live.table, self.metrics, clock, self._rng)
         self._recorder = Recorder(self.metrics, self._log, clock)
+        mirrored = Mirrored()
+        self.mirrors = Mirrors(self.shared, self.lag, mirrored.heard)
         self.releases = Member(
             store_at(config.store, clock),
             lambda: self.live.rules,
-            self._recorder.tallies,
+            Counted(self._recorder.tallies, mirrored),
             clock,
             self._rng,
         )
         self.live.rules_changed = self.releases.follow
         self.proxy = Proxy(self.shared, self._recorder, self._rng, server.max_json_depth)
+        self.proxy.mirrors = self.mirrors
         self.registry = self._registry()
         self.view = View(
             lambda: self.table, self.clusters, self.registry, clock, lambda: self.generation
@@ -139,6 +144,7 @@ class Gateway:
         registry = CollectorRegistry()
         registry.register(self.metrics)
         registry.register(Gauges(self.clusters, self.lag, self._clock.monotonic))
+        registry.register(self.mirrors)
         registry.register(LoopTasks())
         registry.register(ConfigGauges(lambda: self.generation, lambda: self.live.reloads.ok))
         ProcessCollector(registry=registry)
@@ -194,12 +200,17 @@ class Gateway:
             if ready is not None:
                 ready(url)
 
-        hooks = Hooks(started, self.view.drain, self.view.close, self.force)
+        def closing() -> None:
+            self.view.close()
+            self.mirrors.stop()
+
+        hooks = Hooks(started, self.view.drain, closing, self.force)
         server = make_server(config, self.app, plane, hooks)
         async with AsyncExitStack() as stack:
             if signals:  # First in, so that they are heard until everything else is down.
                 stack.enter_context(handle_signals(server))
             stack.callback(self.close)
+            await stack.enter_async_context(self.mirrors)
             stack.callback(listener.close)
             await stack.enter_async_context(self._operators(server))
             start = await stack.enter_async_context(background_tasks())
@@ -281,6 +292,7 @@ class Gateway:
         while True:
             await asyncio.sleep(UPSTREAM_SWEEP_S)
             now = self._clock.monotonic()
+            self.mirrors.sweep()
             for gone in self.fleet.sweep(now):
                 self.metrics.forget(*gone)
             if self.shared.stopping:

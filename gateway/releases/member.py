@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.clock import Clock
 from gateway.config.policy import Policy
@@ -22,6 +22,7 @@ from gateway.plan.rollout_state import Command, weights
 from gateway.releases import experiment, leader
 from gateway.releases.collect import Collector
 from gateway.releases.leader import Leader, experiment_of, key_of, state_of
+from gateway.releases.mirrored import MIRRORS, Mirrored
 from gateway.store.base import Document, Json, Store
 from gateway.store.lease import Candidate, Election
 from gateway.store.resilient import Resilient, process_name
@@ -35,6 +36,13 @@ COLLECT_S = 1.0
 LEASE = "releases"
 
 
+class Counted(NamedTuple):
+    """What this process counts of its policies."""
+
+    tallies: ArmTallies
+    mirrored: Mirrored
+
+
 class Member:
     """One process among those that share a store."""
 
@@ -42,7 +50,7 @@ class Member:
         self,
         store: Store,
         rules: Callable[[], Rules],
-        tallies: ArmTallies,
+        counted: Counted,
         clock: Clock,
         rng: Random,
     ) -> None:
@@ -50,11 +58,13 @@ class Member:
         self.shared = Resilient(store, process_name(rng), clock, rng)
         self._rules = rules
         self._clock = clock
-        self._collector = Collector(tallies)
+        self._mirrored = counted.mirrored
+        self._collector = Collector(counted.tallies)
         self._leader = Leader(store, rules, clock)
         candidate = Candidate(LEASE, self.shared.process, rng)
         self._election = Election(store, candidate, self._leader.lead, clock)
         self.shared.watch("policy/", self._apply)
+        self.shared.report(lambda: {MIRRORS: counted.mirrored.snapshot()})
 
     @property
     def leads(self) -> bool:
@@ -91,12 +101,13 @@ class Member:
 
     def collect(self) -> None:
         """Hand on what was counted since the last time."""
-        deltas = self._collector.deltas()
-        if deltas:
-            self.shared.add(deltas)
+        for sums in (self._collector.deltas(), self._mirrored.take()):
+            if sums:
+                self.shared.add(sums)
 
     def follow(self) -> None:
         """Bring rules that are new up to what is known of their policies."""
+        self._mirrored.keep(self._rules().rules)
         for name in self._rules().rules:
             self._apply(self.shared.document(key_of(name)))
 

@@ -18,6 +18,9 @@ from gateway.releases.collect import name_of
 from gateway.stats.sums import Rate, Values
 from gateway.store.base import Json
 
+MIRRORS = "mirrors"
+"""Under which key a process' report to the store has its worst cases."""
+
 ARM = "mirror"
 """The arm in the sums' names: a mirror has one."""
 

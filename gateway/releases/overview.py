@@ -19,13 +19,10 @@ from gateway.releases.collect import ByArm, by_arm, prefix_of
 from gateway.releases.leader import AUDIT
 from gateway.releases.member import Member
 from gateway.releases.mirror_report import report
-from gateway.releases.mirrored import cases_of
+from gateway.releases.mirrored import MIRRORS, cases_of
 from gateway.stats.metrics import METRICS
 from gateway.stats.sums import Sums, Values
 from gateway.store.base import Json, StoreError
-
-MIRRORS = "mirrors"
-"""Under which key a process' report to the store has its mirrors' worst cases."""
 
 
 class _Shown(BaseModel):

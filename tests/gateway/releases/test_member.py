@@ -15,7 +15,8 @@ from gateway.model import Outcome, Usage
 from gateway.plan.match import Rules
 from gateway.plan.rollout_state import Command, RefusedError
 from gateway.releases.leader import AUDIT, Leader
-from gateway.releases.member import LEASE, Member
+from gateway.releases.member import LEASE, Counted, Member
+from gateway.releases.mirrored import Mirrored
 from gateway.store.base import Fence, FencedError
 from gateway.store.memory import MemoryStore
 from gateway.telemetry.arms import ArmTallies
@@ -45,7 +46,11 @@ class Process:
         self.rules = Rules([Policy.model_validate(each) for each in world.policies], KNOWN)
         self.tallies = ArmTallies()
         self.member = Member(
-            world.store, lambda: self.rules, self.tallies, world.clock, Random(seed)
+            world.store,
+            lambda: self.rules,
+            Counted(self.tallies, Mirrored()),
+            world.clock,
+            Random(seed),
         )
 
     def serve(self, policy: str, arm: str, good: int, bad: int = 0) -> None:
