@@ -180,7 +180,7 @@ def _parts(policy: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 def _arms(policy: Mapping[str, Any]) -> Table:
     """Return each metric as a line, each arm as a column."""
-    names = [f"{arm['name']} ({arm['share']:g} %)" for arm in policy["arms"]]
+    names = [_titled(policy, arm) for arm in policy["arms"]]
     table = figures.plain("", *names, right=names)
     table.add_row("leads to", *(arm["to"] for arm in policy["arms"]))
     table.add_row("requests", *(figures.count(figures.requests(arm)) for arm in policy["arms"]))
@@ -188,6 +188,13 @@ def _arms(policy: Mapping[str, Any]) -> Table:
     for metric in metrics:
         table.add_row(metric, *(_cell(arm, metric) for arm in policy["arms"]))
     return table
+
+
+def _titled(policy: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+    """Return the arm's name with its share; a classifier has none to give."""
+    if policy["kind"] == "classifier":
+        return str(arm["name"])
+    return f"{arm['name']} ({arm['share']:g} %)"
 
 
 def _cell(arm: Mapping[str, Any], metric: str) -> str:

@@ -128,6 +128,17 @@ async def test_status_of_one_rollout_shows_its_gates() -> None:
         assert "995 ms / 995 ms" in said or "1 s / 1 s" in said or "1.01 s / 1.01 s" in said
 
 
+async def test_a_classifier_s_arms_have_no_shares() -> None:
+    """What it chooses is not divided."""
+    arms = [{"name": "small", "model": "m"}, {"name": "large", "model": "n"}]
+    spec = {"file": "none.onnx", "arms": arms, "default": "large"}
+    async with operated({"name": "auto", "classifier": spec}) as (_, listener):
+        said = (await listener.sluice("policy", "status")).stdout
+        assert ["auto", "classifier", "small", "→", "m", "-", "0", "-", "-", "-"] in _lines(said)
+        said = (await listener.sluice("policy", "status", "auto")).stdout
+        assert ["small", "large"] in _lines(said)
+
+
 async def test_status_of_one_split_shows_effects() -> None:
     """Effect, interval, p, samples and a recommendation; feedback by its mean."""
     async with operated(split(metrics=["success_rate", "latency"])) as (world, listener):
