@@ -141,7 +141,10 @@ class Overview:
 
     async def policies(self) -> PoliciesView:
         """Return all policies. Never raises for a store that is down."""
-        found = [await self._view(status) for status in self._member.status()]
+        rules = self._rules().rules  # A reload may come while the store is asked.
+        found = [
+            await self._view(rules[status["name"]], status) for status in self._member.status()
+        ]
         shared = self._member.shared
         standing = shared.standing
         store = StoreView(
@@ -151,10 +154,9 @@ class Overview:
 
     async def policy(self, name: str) -> PolicyView:
         """Return one. Raises `KeyError` if there is none of this name."""
-        for status in self._member.status():
-            if status["name"] == name:
-                return await self._view(status)
-        raise KeyError(name)
+        rule = self._rules().rules[name]
+        (status,) = (each for each in self._member.status() if each["name"] == name)
+        return await self._view(rule, status)
 
     async def command(self, name: str, wanted: Command, by: str) -> Json:
         """Do what a person asks of a rollout. Raises as `Member.command`."""
@@ -168,8 +170,7 @@ class Overview:
         events = await self._member.shared.store.tail(AUDIT, _MOST if policy else count)
         return [each for each in events if policy in (None, each.get("policy"))][-count:]
 
-    async def _view(self, status: Mapping[str, Any]) -> PolicyView:
-        rule = self._rules().rules[status["name"]]
+    async def _view(self, rule: Rule, status: Mapping[str, Any]) -> PolicyView:
         policy = rule.policy
         arms = await self._arms(policy.name, rule.epoch)
         return PolicyView(

@@ -28,26 +28,37 @@ PULL_S = 1.0
 """Between two looks into it."""
 
 TAIL = 500
-"""How many scores a look reads: more in a second than come to the wrong process are lost."""
+"""How many scores a look reads; what more came in a second is lost."""
+
+HANDED_ON = 100
+"""Scores that a process hands on between two looks. Whoever invents ids must neither fill the store
+nor, while they wait for it, push out what else is to be logged."""
 
 
 class Scores:
     """Where the scores of clients go (`gateway.control.feedback.Feedback`)."""
 
-    __slots__ = ("_remembered", "_shared")
+    __slots__ = ("_left", "_remembered", "_shared")
 
     def __init__(self, remembered: Remembered, shared: Resilient | None) -> None:
         """`shared` is None if there are no other processes: what is not known here is unknown."""
         self._remembered = remembered
         self._shared = shared
+        self._left = HANDED_ON
 
     def give(self, name: str, score: float, label: str = "") -> Given:
-        """Count a score, or hand it on. Raises as `Remembered.give`."""
-        given = self._remembered.give(name, score, label)
-        if given is Given.UNKNOWN and self._shared is not None:
-            self._shared.append(STREAM, {"request": name, "score": score, "label": label})
-            return Given.HANDED_ON
-        return given
+        """Count a score, or hand it on, unless the store is down or too many were.
+
+        Raises as `Remembered.give`.
+        """
+        given, shared = self._remembered.give(name, score, label), self._shared
+        if given is not Given.UNKNOWN or shared is None:
+            return given
+        if not self._left or not shared.standing.available:
+            return Given.UNKNOWN
+        self._left -= 1
+        shared.append(STREAM, {"request": name, "score": score, "label": label})
+        return Given.HANDED_ON
 
     async def pull_forever(self) -> None:
         """Count what others have handed on, until cancelled; ends at once without others."""
@@ -56,6 +67,7 @@ class Scores:
                 self.take(await self._shared.store.tail(STREAM, TAIL))
             except StoreError:
                 _LOG.debug("no scores from the store: it is down")
+            self._left = HANDED_ON
             await asyncio.sleep(PULL_S)
 
     def take(self, events: list[Json]) -> int:

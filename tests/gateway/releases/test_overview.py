@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from gateway.plan.match import Rules
 from gateway.plan.rollout_state import Command, RefusedError
 from gateway.releases.mirrored import Mirrored
 from gateway.releases.overview import MIRRORS, Overview
 from gateway.store.base import StoreError
 from gateway.store.memory import MemoryStore
-from tests.gateway.releases.test_member import World, rollout, split
+from tests.gateway.releases.test_member import KNOWN, World, rollout, split
 
 MIRROR = {"name": "shadow", "mirror": {"to": {"cluster": "c", "upstream_model": "next"}}}
 
@@ -57,6 +58,22 @@ async def test_before_anybody_has_looked() -> None:
     assert (found[0].rollout.phase, found[0].rollout.weight) == ("pending", 0)
     assert found[1].experiment.verdict == "nobody has looked at it yet"
     assert [arm.figures for each in found for arm in each.arms] == [{}] * 4
+
+
+async def test_a_reload_may_come_while_the_store_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there when the question came is shown."""
+    world = World(rollout(), split())
+    process = world.processes[1]
+    shown = overview(world)
+    plain = MemoryStore.totals
+
+    async def totals(self: MemoryStore, prefix: str) -> Any:
+        process.rules = Rules([], KNOWN)
+        return await plain(self, prefix)
+
+    monkeypatch.setattr(MemoryStore, "totals", totals)
+    assert [each.name for each in (await shown.policies()).policies] == ["new", "ab"]
+    assert (await shown.policies()).policies == []
 
 
 async def test_a_split_is_shown_with_its_comparisons() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from gateway.releases import scores as module
-from gateway.releases.scores import STREAM, Scores
+from gateway.releases.scores import HANDED_ON, STREAM, Scores
 from gateway.store.base import StoreError
 from gateway.store.memory import MemoryStore
-from gateway.store.resilient import Resilient
+from gateway.store.resilient import Resilient, Standing
 from gateway.telemetry.arms import ArmTally
 from gateway.telemetry.feedback import Given, Remembered
 from gateway.telemetry.record import Record
@@ -63,6 +63,18 @@ async def test_what_is_known_here_goes_nowhere() -> None:
     assert await store.tail(STREAM, 10) == []
 
 
+async def test_invented_ids_are_handed_on_within_bounds() -> None:
+    """And not at all while the store is down; what is known here counts all the same."""
+    one = Process("one", MemoryStore(ManualClock()))
+    one.serve(b"r-1")
+    given = [one.scores.give(f"made-up-{number}", 1.0) for number in range(HANDED_ON + 5)]
+    assert given == [Given.HANDED_ON] * HANDED_ON + [Given.UNKNOWN] * 5
+    assert one.scores.give("r-1", 1.0) is Given.COUNTED
+    other = Process("other", MemoryStore(ManualClock()))
+    other.shared.standing = Standing(available=False, since=0.0, reason="down")
+    assert other.scores.give("r-1", 1.0) is Given.UNKNOWN
+
+
 async def test_alone_what_is_not_known_is_unknown() -> None:
     """And there is nothing to pull."""
     scores = Scores(Remembered(), None)
@@ -97,6 +109,7 @@ async def test_the_log_is_read_again_and_again(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(asyncio.CancelledError):
         await task
     assert one.tally.feedback.n == 1
+    assert one.scores.give("made-up", 1.0) is Given.HANDED_ON
 
 
 @pytest.mark.parametrize(
