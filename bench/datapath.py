@@ -1,11 +1,13 @@
 """How much CPU does the gateway's own code take for a request and for a streamed chunk?
 
-    python -m bench.datapath [--requests 20000] [--rounds 7]
+    python -m bench.datapath [--requests 20000] [--rounds 7] [--policies]
 
 Runs the real protocol class, proxy core and upstream client in one process with the two sockets
 replaced by objects that swallow writes: no kernel, no second process, so the figures are the
 Python and parser part only and repeat within a few per cent. Compare before and after a change of
 the data path; a gateway's whole cost is about 15 µs a request more (four system calls).
+With `--policies` each request is under a split between two arms and a mirror's rule
+that copies none: what a copy costs is what a request costs.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import gc
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -25,11 +28,17 @@ from rich.console import Console
 from rich.table import Table as Grid
 from uvicorn.server import ServerState
 
+from gateway.admit.lag import LoopLag
 from gateway.api.routes import ROUTES
 from gateway.clock import SystemClock
 from gateway.config.cluster import Cluster as Spec
+from gateway.config.policy import Policy
+from gateway.config.policy_conflicts import Known
+from gateway.dispatch.mirror import Mirrors
 from gateway.dispatch.shared import Shared
-from gateway.plan.table import Table, plan_for
+from gateway.plan.junction import Junction, junction_of
+from gateway.plan.match import Rules
+from gateway.plan.table import Plan, Table, plan_for
 from gateway.proxy import Proxy
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import Metrics
@@ -41,6 +50,7 @@ from gateway.wire.guard import Limits
 from gateway.wire.upstream import Address, Client
 
 _PROMPT = b"x" * 900
+_AA = {"aa": True}
 _PLAIN = b'{"model":"m","messages":[{"role":"user","content":"%b"}],"max_tokens":64}' % _PROMPT
 _STREAM = _PLAIN[:-1] + b',"stream":true,"stream_options":{"include_usage":true}}'
 _ANSWER = (
@@ -98,7 +108,7 @@ class Sink:
 class Bench:
     """One client connection, one engine connection, and the gateway between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, policies: bool) -> None:
         clock = SystemClock()
         # Two names of one address: p2c has a choice to make, and either leads to one connection.
         spec = Spec.model_validate({"endpoints": [{"url": f"http://{host}:1"} for host in "ab"]})
@@ -107,12 +117,16 @@ class Bench:
         for endpoint in cluster.endpoints:
             endpoint.probed(True, clock.monotonic() - 3600)
             cluster.clients[endpoint.id] = client
-        table = Table({"m": plan_for("m", "m", cluster.whole(), "m")})
+        plan = plan_for("m", "m", cluster.whole(), "m")
+        if policies:
+            plan = replace(plan, junction=_junction(plan, cluster))
+        table = Table({"m": plan})
         self._log = AccessLog("/dev/null", line_of)
         metrics = Metrics(list)
         shared = Shared(lambda: table, metrics, clock, Random(1))  # noqa: S311  jitter, no secret
         recorder = Recorder(metrics, self._log, clock)
         proxy = Proxy(shared, recorder, Random(1), max_json_depth=128)  # noqa: S311  ids, no secret
+        proxy.mirrors = Mirrors(shared, LoopLag(1.0), lambda _: None)
         plane = Plane(ROUTES, proxy.serve, proxy.refuse, Limits())
         config = uvicorn.Config(_no_app, log_config=None, lifespan="off")
         sink: Any = Sink()
@@ -160,6 +174,22 @@ class Bench:
         self._log.close()
 
 
+def _junction(plan: Plan, cluster: Cluster) -> Junction:
+    to = {"cluster": cluster.name}
+    split = {"by": "session", "arms": [{"name": "a", **to}, {"name": "b", **to}], "analysis": _AA}
+    mirror = {"to": to, "percent": 0}
+    rules = Rules(
+        [
+            Policy.model_validate({"name": name, "match": {"models": ["m"]}, name: spec})
+            for name, spec in (("split", split), ("mirror", mirror))
+        ],
+        Known({"m": ()}, (cluster.name,), discovers=False),
+    )
+    lanes = rules.of("m")
+    assert lanes is not None  # noqa: S101  both rules are about it
+    return junction_of(plan, lanes, {"m": plan}, {cluster.name: cluster}, {})
+
+
 async def _no_app(scope: object, receive: object, send: object) -> None:
     raise AssertionError("every request of the bench is a data-plane request")
 
@@ -179,9 +209,9 @@ async def _best_us(work: Callable[[int], Awaitable[None]], count: int, rounds: i
     return best / count * 1e6
 
 
-async def measure(requests: int, rounds: int) -> tuple[float, float]:
+async def measure(requests: int, rounds: int, *, policies: bool) -> tuple[float, float]:
     """Return (µs per plain request, µs per streamed chunk), each the best of `rounds`."""
-    bench = Bench()
+    bench = Bench(policies=policies)
     try:
         await bench.plain(200)
         gc.freeze()
@@ -197,8 +227,10 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.datapath", description=__doc__)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--policies", action="store_true")
     chosen = parser.parse_args(arguments)
-    request_us, chunk_us = uvloop.run(measure(chosen.requests, chosen.rounds))
+    measured = measure(chosen.requests, chosen.rounds, policies=chosen.policies)
+    request_us, chunk_us = uvloop.run(measured)
     grid = Grid("part", "CPU µs")
     grid.add_row("a plain request, 1 KB prompt", f"{request_us:.1f}")
     grid.add_row("a streamed chunk", f"{chunk_us:.2f}")

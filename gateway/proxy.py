@@ -21,7 +21,6 @@ from gateway.dispatch.shared import Shared
 from gateway.dispatch.steering import steer, subject_of
 from gateway.errors import GatewayError, internal_error, overloaded, shutting_down
 from gateway.model import Outcome, Route
-from gateway.plan.junction import Junction
 from gateway.plan.table import Plan
 from gateway.relay.reply import Reply
 from gateway.telemetry.record import Record, Recorder
@@ -58,8 +57,7 @@ class Proxy:
                 facts = read_json(request.body, self._max_json_depth)
             plan = self._plan(facts, record)
             if plan.junction is not None:
-                down = self._mirrored(plan.junction, request, facts, record, down)
-                plan, facts = steer(plan, request, facts, self._recorder, record)
+                down, plan, facts = self._divert(plan, request, facts, record, down)
             attempts = Attempts(self._shared, request, facts, plan, record)
             if facts.stream is True:
                 self.pulse.add(attempts, down)
@@ -84,20 +82,21 @@ class Proxy:
                 attempts.end(record.outcome)
             self._recorder.finish(record)
 
-    def _mirrored(
-        self, junction: Junction, request: Request, facts: Facts, record: Record, down: Downstream
-    ) -> Downstream:
-        """Let a copy of the request begin, if a policy says so; return what to answer to."""
-        if self.mirrors is None or not junction.mirrors:
-            return down
-        course = junction.mirror(subject_of(request, facts, record))
-        if course is None:
-            return down
-        tap = self.mirrors.offer(course, request, facts, record, down)
-        if tap is None:
-            return down
-        record.told = tap.end
-        return tap
+    def _divert(
+        self, plan: Plan, request: Request, facts: Facts, record: Record, down: Downstream
+    ) -> tuple[Downstream, Plan, Facts]:
+        """Let policies copy the request and send it elsewhere; return what holds from here on."""
+        assert plan.junction is not None  # noqa: S101  without policies there is nothing to ask
+        subject = subject_of(request, facts, record)
+        if self.mirrors is not None and plan.junction.mirrors:
+            copied = plan.junction.mirror(subject)
+            if copied is not None:
+                tap = self.mirrors.offer(copied, request, facts, record, down)
+                if tap is not None:
+                    record.told, down = tap.end, tap
+        # Only now: the copy is of what the client has asked for.
+        tallies = self._recorder.tallies
+        return down, *steer(plan, subject, request, facts, record, tallies)
 
     def _plan(self, facts: Facts, record: Record) -> Plan:
         if self._shared.shed_s:

@@ -8,7 +8,8 @@ from gateway.api.body import Facts, read_json
 from gateway.errors import no_healthy_upstream
 from gateway.plan.match import Subject
 from gateway.plan.table import Plan
-from gateway.telemetry.record import Record, Recorder
+from gateway.telemetry.arms import ArmTallies
+from gateway.telemetry.record import Record
 from gateway.wire.types import Request
 
 
@@ -19,7 +20,12 @@ def subject_of(request: Request, facts: Facts, record: Record) -> Subject:
 
 
 def steer(
-    plan: Plan, request: Request, facts: Facts, recorder: Recorder, record: Record
+    plan: Plan,
+    subject: Subject,
+    request: Request,
+    facts: Facts,
+    record: Record,
+    tallies: ArmTallies,
 ) -> tuple[Plan, Facts]:
     """Return the plan that the first policy that matches makes of `plan`, and what is asked now.
 
@@ -27,13 +33,12 @@ def steer(
     is served by nobody.
     """
     assert plan.junction is not None  # noqa: S101  without policies there is nothing to ask
-    subject = subject_of(request, facts, record)
     course = plan.junction.steer(subject, request.body)
     if course is None:
         return plan, facts
     rule = course.rule
     record.policy, record.arm = rule.policy.name, course.arm
-    record.tally = recorder.tallies.of(record.policy, rule.epoch, course.arm)
+    record.tally = tallies.of(record.policy, rule.epoch, course.arm)
     if rule.groups:
         record.group = crc32(rule.sticky(subject))
     if course.plan is None:

@@ -43,6 +43,8 @@ class Subject:
     tenant: str = ""
     key: str = ""
     """Name of the client's key."""
+    session: bytes | None = None
+    """What `session` has been found to be; None while nobody has asked."""
 
 
 class Check(NamedTuple):
@@ -165,7 +167,11 @@ def _user(subject: Subject) -> bytes:
 
 
 def _session(subject: Subject) -> bytes:
-    return subject.field(b"x-session-id") or subject.field(b"x-user-id") or _user(subject)
+    found = subject.session
+    if found is None:
+        found = subject.field(b"x-session-id") or subject.field(b"x-user-id") or _user(subject)
+        subject.session = found
+    return found
 
 
 _KEYS: Mapping[str, Callable[[Subject], bytes]] = {
@@ -202,6 +208,8 @@ def _member(names: frozenset[str], value: Callable[[Subject], str]) -> Callable[
 
 
 def _sampled(policy: Policy, match: Match, percent: float, purpose: str) -> Check:
+    if not percent:
+        return Check("within the sample of 0 %", lambda _: False)
     key = key_by(match.percent_by or policy.by)
     takes = sampler(policy.salt, purpose, percent)
     return Check(

@@ -36,12 +36,13 @@ class Collector:
         """
         found: dict[str, dict[str, float]] = {}
         for key, tally in self._tallies.items():
+            grouped = tally.groups()
             for metric, sums in tally.sums().items():
                 if not sums.n:
                     continue
                 name = name_of(key.policy, key.epoch, key.arm, metric)
                 now, before = sums.flat(), self._handed.get(name, {})
-                groups = tally.groups.get(metric)
+                groups = grouped.get(metric)
                 if groups is not None:
                     now |= groups.flat()
                 if now.get("n") != before.get("n"):

@@ -22,7 +22,7 @@ from gateway.plan.evidence import Arms, Evidence
 from gateway.plan.gates import Watch
 from gateway.plan.match import Rules
 from gateway.plan.rollout import advance, obey, waiting
-from gateway.plan.rollout_state import Command, Event, RolloutState, initial, read
+from gateway.plan.rollout_state import Command, Event, Phase, RolloutState, initial, read
 from gateway.releases import experiment
 from gateway.releases.collect import ByArm, by_arm, groups_by_arm, prefix_of
 from gateway.releases.experiment import Experiment
@@ -96,7 +96,8 @@ class Leader:
         state = state_of(document)
         if state is None:
             state = initial(rollout, now)
-        evidence = await self._evidence(policy, state)
+        under_way = state.phase in {Phase.PROGRESSING, Phase.PAUSED}
+        evidence = await self._evidence(policy, state) if under_way else None
         after, events = advance(state, rollout, evidence, now)
         value = {
             "kind": "rollout",

@@ -6,11 +6,11 @@ processes. A request is counted when it has ended, for the arm and the epoch tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.model import Outcome
-from gateway.stats.groups import Groups
+from gateway.stats.groups import GROUPS, Groups
 from gateway.stats.sums import Rate, Sums, Values
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ class ArmTally:
     """
 
     __slots__ = (
+        "_rows",
         "abort_rate",
         "cancel_rate",
         "error_rate",
         "feedback",
-        "groups",
         "inter_token",
         "latency",
         "output_tokens",
@@ -66,11 +66,13 @@ class ArmTally:
         self.tokens_per_s = Values()
         self.output_tokens = Values()
         self.feedback = Values()
-        self.groups: dict[str, Groups] = {}
-        """By metric: the same numbers by groups of keys, where keys stick to their arm."""
+        # By groups of keys, where keys stick to their arm: requests, cancelled, failed, seconds of
+        # the good ones, streams among them, their seconds to the first token, answers with a
+        # length, their tokens.
+        self._rows: list[list[float] | None] = [None] * GROUPS
 
     def observe(self, record: Record) -> None:
-        """Count a request that has ended. About 1.5 µs."""
+        """Count a request that has ended. About 2 µs."""
         outcome = record.outcome
         if outcome is _REJECTED:
             return
@@ -100,69 +102,65 @@ class ArmTally:
                 self.inter_token.add((record.ended_at - record.first_at) / (tokens - 1))
 
     def _group(self, record: Record) -> None:
-        for name, value_of in _VALUES.items():
-            value = value_of(record)
-            if value is not None:
-                groups = self.groups.get(name)
-                if groups is None:
-                    groups = self.groups[name] = Groups()
-                groups.add(record.group, value)
+        """Count it in its key's group, as `groups` tells it later. 0.6 µs."""
+        at = record.group % GROUPS
+        row = self._rows[at]
+        if row is None:
+            row = self._rows[at] = [0.0] * _COLUMNS
+        row[0] += 1
+        if record.outcome is not _SUCCESS:
+            row[1 if record.outcome is _CANCELLED else 2] += 1
+            return
+        row[3] += record.ended_at - record.started_at
+        if record.first_at:
+            row[4] += 1
+            row[5] += record.first_at - record.started_at
+        if record.usage is not None and record.usage.completion_tokens:
+            row[6] += 1
+            row[7] += record.usage.completion_tokens
+
+    def groups(self) -> Mapping[str, Groups]:
+        """Return the numbers by groups of keys, by metric; none where keys do not stick.
+
+        Of the metrics that are not here each request counts as a sample of its own.
+        """
+        found: dict[str, Groups] = {}
+        for at, row in enumerate(self._rows):
+            if row is None:
+                continue
+            n, left, failed, whole_s, streams, first_s, counted, tokens = row
+            good = n - left - failed
+            for name, count, total in (
+                ("cancel_rate", n, left),
+                ("success_rate", n - left, good),
+                ("error_rate", n - left, failed),
+                ("latency", good, whole_s),
+                ("ttft", streams, first_s),
+                ("output_tokens", counted, tokens),
+            ):
+                groups = found.setdefault(name, Groups())
+                groups.counts[at], groups.totals[at] = int(count), total
+        return found
 
     def sums(self) -> Mapping[str, Sums]:
         """Return the numbers by metric."""
         return {name: getattr(self, name) for name in _METRICS}
 
 
-_METRICS = tuple(name for name in ArmTally.__slots__ if name != "groups")
-
-
-def _cancelled(record: Record) -> float | None:
-    return float(record.outcome is _CANCELLED)
-
-
-def _succeeded(record: Record) -> float | None:
-    return None if record.outcome is _CANCELLED else float(record.outcome is _SUCCESS)
-
-
-def _failed(record: Record) -> float | None:
-    return None if record.outcome is _CANCELLED else float(record.outcome is not _SUCCESS)
-
-
-def _latency(record: Record) -> float | None:
-    return record.ended_at - record.started_at if record.outcome is _SUCCESS else None
-
-
-def _ttft(record: Record) -> float | None:
-    if record.outcome is not _SUCCESS or not record.first_at:
-        return None
-    return record.first_at - record.started_at
-
-
-def _output_tokens(record: Record) -> float | None:
-    if record.outcome is not _SUCCESS or record.usage is None:
-        return None
-    return record.usage.completion_tokens or None
-
-
-_VALUES: Mapping[str, Callable[[Record], float | None]] = {
-    "cancel_rate": _cancelled,
-    "success_rate": _succeeded,
-    "error_rate": _failed,
-    "latency": _latency,
-    "ttft": _ttft,
-    "output_tokens": _output_tokens,
-}
-"""What is kept by groups, too: 1.5 µs a request. The others are compared as if each request were
-a sample of its own."""
+_METRICS = tuple(name for name in ArmTally.__slots__ if name[0] != "_")
+_COLUMNS = 8
+_PENDING = 256
+"""Requests that are counted in one go: half as dear as each by itself, and 0.3 ms at the most."""
 
 
 class ArmTallies:
     """The numbers of every arm that this process has sent a request to."""
 
-    __slots__ = ("_tallies",)
+    __slots__ = ("_pending", "_tallies")
 
     def __init__(self) -> None:
         self._tallies: dict[ArmKey, ArmTally] = {}
+        self._pending: list[Record] = []
 
     def of(self, policy: str, epoch: int, arm: str) -> ArmTally:
         """Return the numbers of an arm; those that are new begin at zero. 0.2 µs."""
@@ -172,8 +170,22 @@ class ArmTallies:
             found = self._tallies[key] = ArmTally()
         return found
 
+    def note(self, record: Record) -> None:
+        """Let a request that has ended be counted for its arm, soon."""
+        self._pending.append(record)
+        if len(self._pending) >= _PENDING:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count what has been noted."""
+        pending, self._pending = self._pending, []
+        for record in pending:
+            if record.tally is not None:
+                record.tally.observe(record)
+
     def items(self) -> Iterator[tuple[ArmKey, ArmTally]]:
-        """Return all of them."""
+        """Return all of them, up to date."""
+        self.settle()
         return iter(list(self._tallies.items()))
 
     def forget(self, policy: str, before: int) -> None:

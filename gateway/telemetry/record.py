@@ -124,7 +124,7 @@ class Recorder:
             series.prompt_tokens += usage.prompt_tokens
             series.completion_tokens += usage.completion_tokens
         if record.tally is not None:
-            record.tally.observe(record)
+            self.tallies.note(record)
         if self._log is not None:
             record.wall_at = self._wall()
             self._log.write(record)

@@ -92,9 +92,22 @@ class Head:
     """How long the client's SDK waits for the first byte; 0 if it does not say."""
     priority: bytes = b""
     """What the client wrote as x-priority."""
+    _found: dict[bytes, bytes] | None = field(default=None, repr=False, compare=False)
 
     def field(self, name: bytes) -> bytes:
-        """Return the value of a field that travels on, `name` in lower case; b"" without one."""
+        """Return the value of a field that travels on, `name` in lower case; b"" without one.
+
+        What was looked up is kept: all requests of a client that repeats its head share this.
+        """
+        found = self._found
+        if found is None:
+            found = self._found = {}
+        value = found.get(name)
+        if value is None:
+            value = found[name] = self._look_up(name)
+        return value
+
+    def _look_up(self, name: bytes) -> bytes:
         lines = b"\r\n" + self.forward
         at = lines.find(b"\r\n%b: " % name)
         if at < 0:
