@@ -88,6 +88,8 @@ async def test_the_log_is_read_again_and_again(monkeypatch: pytest.MonkeyPatch) 
     store = MemoryStore(ManualClock())
     one = Process("one", store)
     one.serve(b"r-1")
+    while one.scores.give("made-up", 1.0) is Given.HANDED_ON:
+        pass
     tails = [StoreError("down"), [], [{"request": "r-1", "score": 1, "label": ""}]]
     looked = asyncio.Event()
 
