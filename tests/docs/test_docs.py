@@ -190,6 +190,7 @@ async def test_the_readme_lists_every_metric() -> None:
     families = [
         *gateway.metrics.collect(),
         *Gauges(gateway.clusters, gateway.lag, lambda: 0.0).collect(),
+        *gateway.mirrors.collect(),
         *LoopTasks().collect(),
         *ConfigGauges(lambda: 1, lambda: True).collect(),
     ]

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from gateway.cli.root import build
 from gateway.config.policies import find_files, parse_policy
 from gateway.control.feedback import FeedbackBody
+from gateway.dispatch.copying import Result
+from gateway.dispatch.tap import MOST_BYTES
 from gateway.plan.evidence import WINDOW_REQUESTS, Verdict
 from gateway.plan.gates import FLAKY
 from gateway.plan.rollout_state import Command, Phase
@@ -78,6 +80,7 @@ def test_the_page_lists_every_command() -> None:
         ("decision", set(Decision)),
         ("phase", set(Phase)),
         ("verdict", set(Verdict)),
+        ("result", set(Result)),
         ("status", set(Given) - {Given.UNKNOWN}),
     ],
 )
@@ -98,6 +101,7 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"remembers its last {MOST:,} requests" in text
     assert f"lie between {-MAX_SCORE:g} and {MAX_SCORE:g}" in text
     assert WINDOW_REQUESTS == 1000
+    assert MOST_BYTES == 1 << 20
     assert "the canary's last thousand requests" in text
     assert f"fails more than {FLAKY:.0%} of its requests".replace("%", " %") in text
 
