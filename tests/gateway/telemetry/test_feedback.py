@@ -111,3 +111,14 @@ def test_a_label_is_logged_on_one_line(caplog: pytest.LogCaptureFixture) -> None
         'p/a: request r-1: 0.5 label="wrong\\nlanguage"',
         "p/a: request r-2: 1",
     ]
+
+
+def test_requests_that_nobody_scores_do_not_pile_up() -> None:
+    """They are noted in one go, and the old ones let go of, without a score ever coming."""
+    served = Served(10)
+    for number in range(1000):
+        served.serve(str(number))
+    assert len(served.remembered._fresh) < 256
+    assert len(served.remembered._known) == 10
+    assert served.remembered.give("999", 1.0) is Given.COUNTED
+    assert served.remembered.give("500", 1.0) is Given.UNKNOWN
