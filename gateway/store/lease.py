@@ -30,6 +30,9 @@ TAKEOVER_S = 3.0
 _TTL_SHARE = 3 / 4
 """The share of the takeover that a lease lives for."""
 
+RELEASES = 3
+"""How often a leader that ends tries to give its lease back: a second each at the most."""
+
 _PAUSE_SHARE = 1 / 8
 """The longest pause between two questions: six of them fit into a lease, and lease, pause and a
 call together into the takeover."""
@@ -156,8 +159,13 @@ class Election:
     async def _release(self) -> None:
         fence = self._candidate.fence
         self._candidate.resign()
-        if fence is not None:
+        if fence is None:
+            return
+        for tries_left in reversed(range(RELEASES)):
             try:
                 await self._store.release(fence)
             except StoreError as error:
-                _LOG.info("the lease %s runs out by itself: %s", fence.lease, error)
+                if not tries_left:
+                    _LOG.info("the lease %s runs out by itself: %s", fence.lease, error)
+            else:
+                return

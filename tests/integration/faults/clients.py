@@ -77,6 +77,8 @@ async def row_12(folder: Path, scale: Scale) -> list[Figure]:
 
 def _two_clusters(urls: Sequence[str]) -> dict[str, Any]:
     slow, quick = ({"endpoints": [{"url": url}]} for url in urls)
+    # The scripted engine shares this process with all clients, and may itself fall silent for long.
+    slow["timeouts"] = {"first_token_s": 300, "idle_s": 300}
     return {
         "server": _UNSHED,
         "clusters": {"slow": slow, "quick": quick},
