@@ -26,6 +26,7 @@ from gateway.config.spec import Config
 from gateway.config.watch import FileSource, watch_forever
 from gateway.control.admin import build_admin
 from gateway.control.app import build
+from gateway.dispatch.explanation import Explainer
 from gateway.dispatch.mirror import Mirrors
 from gateway.dispatch.shared import Shared
 from gateway.errors import shutting_down
@@ -46,6 +47,8 @@ from gateway.plan.table import Table
 from gateway.proxy import Proxy
 from gateway.releases.member import Counted, Member
 from gateway.releases.mirrored import Mirrored
+from gateway.releases.overview import Overview
+from gateway.releases.scores import Scores
 from gateway.store.connect import store_at
 from gateway.telemetry.arms import ArmTallies
 from gateway.telemetry.generation import ConfigGauges
@@ -118,6 +121,8 @@ class Gateway:
             self._rng,
         )
         self.live.rules_changed = self.releases.follow
+        shared = None if config.store == "memory:" else self.releases.shared
+        self.scores = Scores(self._recorder.remembered, shared)
         self.proxy = Proxy(self.shared, self._recorder, self._rng, server.max_json_depth)
         self.proxy.mirrors = self.mirrors
         self.registry = self._registry()
@@ -130,6 +135,7 @@ class Gateway:
             clock=clock,
             data_routes={path.decode(): "POST" for path in ROUTES},
             max_body_bytes=server.max_body_bytes,
+            scores=self.scores,
         )
         if worker is not None:
             worker.together(self.app, self.view)
@@ -216,6 +222,7 @@ class Gateway:
             start = await stack.enter_async_context(background_tasks())
             start(self.heart.beat_forever(self._tick))
             start(self.releases.run())
+            start(self.scores.pull_forever())
             await stack.enter_async_context(self.live.watches)
             self.live.follow()
             source = self.live.source
@@ -249,14 +256,16 @@ class Gateway:
             str(source.file) if source is not None else None,
         )
         crossing = Crossing(asyncio.get_running_loop())
+        overview = Overview(self.releases, lambda: self.live.rules)
+        explainer = Explainer(lambda: self.table, self._clock.monotonic, self._limits)
         if worker is not None:
-            app = build_admin(steering, crossing, self.heart)
+            app = build_admin(steering, crossing, self.heart, None, overview, explainer)
             ways = crossing, self.heart
             async with worker.answer_parent(app, self.view, self.registry, ways):
                 yield
         elif admin is not None:
             token = admin.token.get_secret_value() if admin.token is not None else None
-            app = build_admin(steering, crossing, self.heart, token)
+            app = build_admin(steering, crossing, self.heart, token, overview, explainer)
             async with serve_operators(admin, app):
                 yield
         else:

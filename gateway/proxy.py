@@ -96,7 +96,10 @@ class Proxy:
                     record.told, down = tap.end, tap
         # Only now: the copy is of what the client has asked for.
         tallies = self._recorder.tallies
-        return down, *steer(plan, subject, request, facts, record, tallies)
+        plan, facts = steer(plan, subject, request, facts, record, tallies)
+        if record.tally is not None:
+            self._recorder.remembered.remember(record, request.head.field(b"traceparent"))
+        return down, plan, facts
 
     def _plan(self, facts: Facts, record: Record) -> Plan:
         if self._shared.shed_s:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from gateway.clock import Clock
 from gateway.model import Outcome, Usage
 from gateway.telemetry.arms import ArmTallies, ArmTally
+from gateway.telemetry.feedback import Remembered
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import UNKNOWN_MODEL, Metrics, Series
 
@@ -107,6 +108,8 @@ class Recorder:
         """The number of the configuration in effect."""
         self.tallies = ArmTallies()
         """What each arm of a policy has done."""
+        self.remembered = Remembered()
+        """The requests that may be scored."""
         self._log = log
         self._monotonic = clock.monotonic
         self._wall = clock.wall
