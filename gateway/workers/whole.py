@@ -81,9 +81,9 @@ class _Gathering:
         self._main = main
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http" and scope["path"] == "/metrics":
+        """Serve one request; the listener takes nothing else."""
+        if scope["path"] == "/metrics":
             self._whole.metrics = exposition(await self._main.run(self._roster.metrics))
-        elif scope["type"] == "http":
+        else:
             self._whole.seen = await self._main.run(self._roster.seen)
         await self._app(scope, receive, send)
