@@ -123,7 +123,13 @@ class Gateway:
         self.live.rules_changed = self.releases.follow
         shared = None if config.store == "memory:" else self.releases.shared
         self.scores = Scores(self._recorder.remembered, shared)
-        self.proxy = Proxy(self.shared, self._recorder, self._rng, server.max_json_depth)
+        self.proxy = Proxy(
+            self.shared,
+            self._recorder,
+            self._rng,
+            server.max_json_depth,
+            shows_route=server.route_header,
+        )
         self.proxy.mirrors = self.mirrors
         self.registry = self._registry()
         self.view = View(

@@ -34,8 +34,15 @@ class Proxy:
     """The data plane's core: one instance serves every connection of a process."""
 
     def __init__(
-        self, shared: Shared, recorder: Recorder, rng: Random, max_json_depth: int
+        self,
+        shared: Shared,
+        recorder: Recorder,
+        rng: Random,
+        max_json_depth: int,
+        *,
+        shows_route: bool = False,
     ) -> None:
+        """`shows_route`: answers tell where they came from, as `x-sluice-route`."""
         self.pulse = Pulse()
         """The streams whose clients must not wait in silence."""
         self.mirrors: Mirrors | None = None
@@ -45,6 +52,7 @@ class Proxy:
         self._monotonic = shared.monotonic
         self._rng = rng
         self._max_json_depth = max_json_depth
+        self._shows_route = shows_route
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Answer one request: the engine's whole answer, or one honest error."""
@@ -125,6 +133,8 @@ class Proxy:
         lines = b"%bx-request-id: %b\r\n" % (reply.lines, record.request_id)
         if record.attempts > 1:
             lines += b"x-sluice-attempts: %d\r\n" % record.attempts
+        if self._shows_route:
+            lines += b"x-sluice-route: %b\r\n" % record.way.encode()
         reply.splice(down, lines)
         if attempts.by < attempts.until:
             attempts.relax()

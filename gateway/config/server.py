@@ -105,6 +105,11 @@ class Server(Spec):
     admin: Admin | None = Field(
         default=Admin(), description="The operators' listener; null for none."
     )
+    route_header: bool = Field(
+        default=False,
+        description="Say in each answer, as `x-sluice-route`, which policy, arm, cluster and "
+        "endpoint it came from.",
+    )
     watch: bool = Field(
         default=True,
         description="Reload when the configuration file changes; SIGHUP and "

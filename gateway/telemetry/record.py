@@ -93,6 +93,12 @@ class Record:
         self.stream = False
         self.usage: Usage | None = None
 
+    @property
+    def way(self) -> str:
+        """Where it went, in short: `policy=new; arm=canary; cluster=llama; endpoint=gpu-1:8000`."""
+        steered = f"policy={self.policy}; arm={self.arm}; " if self.policy else ""
+        return f"{steered}cluster={self.cluster}; endpoint={self.endpoint}"
+
     def broke(self, *, cut: bool) -> None:
         """Note that an answer came to no good end: it broke off, or the engine gave it up."""
         self.cut = self.cut or cut

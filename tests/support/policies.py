@@ -48,17 +48,26 @@ async def steered(
     policies: Mapping[str, Mapping[str, Any]],
     *engines: Sequence[Script],
     cluster: Mapping[str, Any] | None = None,
+    server: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Steered]:
     """Run a gateway with one engine for each list of scripts, each in a cluster of its own.
 
-    `cluster` is laid over the configuration of each. Afterwards nothing may be held.
+    `cluster` is laid over the configuration of each, `server` over that of the gateway. Afterwards
+    nothing may be held.
     """
     clock = ManualClock()
     names = "abcdefgh"[: len(engines)]
     async with AsyncExitStack() as stack:
         started = [await stack.enter_async_context(Engine(*scripts)) for scripts in engines]
         config: dict[str, Any] = {
-            "server": {"host": "127.0.0.1", "port": 0, "drain_s": 1, "admin": None, "watch": False},
+            "server": {
+                "host": "127.0.0.1",
+                "port": 0,
+                "drain_s": 1,
+                "admin": None,
+                "watch": False,
+                **(server or {}),
+            },
             "clusters": {
                 name: {
                     "endpoints": [{"url": engine.url}],

@@ -107,3 +107,16 @@ async def test_a_reload_moves_what_comes_next(tmp_path: Path, target: str) -> No
         assert "nobody" in (await rig.gateway.reload()).problems[0]
         await rig.post(CHAT)
         assert sum(rig.served()) == 3
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_an_answer_may_say_where_it_came_from(tmp_path: Path, shown: bool) -> None:
+    """Only where the operator lets it: names of clusters and endpoints are not for everybody."""
+    policies = {"r": {"match": {"models": ["a"]}, "route": {"model": "b"}}}
+    server = {"route_header": shown}
+    async with steered(tmp_path, policies, [], [ANSWER] * 2, server=server) as rig:
+        place = f"cluster=b; endpoint=127.0.0.1:{rig.engines[1].port}"
+        steered_one, other = await rig.post(CHAT), await rig.post({**CHAT, "model": "b"})
+        said = [one.header(b"x-sluice-route") for one in (steered_one, other)]
+        expected = [[f"policy=r; arm=route; {place}".encode()], [place.encode()]]
+        assert said == (expected if shown else [[], []])
