@@ -133,9 +133,10 @@ class Roster:
             }
             for number in answered:
                 self._totals.take(number, decoded(answers[number].content))
-        return [*self._totals.merged(answered), *self._own(len(answered))]
+        return [*self._totals.merged(answered), *self.about(len(answered))]
 
-    def _own(self, answered: int) -> list[Metric]:
+    def about(self, answered: int) -> list[Metric]:
+        """Return the metrics about the workers themselves, of whom `answered` answered."""
         workers = GaugeMetricFamily("sluice_workers", "Workers that take requests.")
         workers.add_metric([], len(self.up()))
         missing = GaugeMetricFamily(
