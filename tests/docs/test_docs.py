@@ -192,7 +192,6 @@ async def test_the_readme_lists_every_metric() -> None:
         *Gauges(gateway.clusters, gateway.lag, lambda: 0.0).collect(),
         *gateway.mirrors.collect(),
         *LoopTasks().collect(),
-        *gateway.mirrors.collect(),
         *ConfigGauges(lambda: 1, lambda: True).collect(),
     ]
     # `_labelnames`, because what happens rarely has no sample to read them from.
