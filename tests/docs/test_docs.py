@@ -33,6 +33,7 @@ from gateway.telemetry.generation import ConfigGauges
 from gateway.telemetry.metrics import LoopTasks
 from gateway.telemetry.record import Record, line_of
 from gateway.upstream.balancer import BALANCERS
+from gateway.workers.roster import Roster, exposition
 from scripts.config_reference import PAGE, reference, with_reference
 from tests.support.control import FakeAsk, FakeView, ManualClock
 from tests.support.markdown import ROOT, Page, coded, page, pages
