@@ -55,7 +55,7 @@ def _workers(value: object) -> object:
 
 
 MAX_WORKERS = 256
-"""More is a mistake: each takes 60 MB."""
+"""More is a mistake: each takes 80 MB."""
 
 # The constraints stand next to the type, or else the JSON Schema would not show them.
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_bool)]

@@ -7,7 +7,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
 from gateway.clock import Clock, SystemClock
@@ -79,14 +79,14 @@ async def _answering(
     heart = Heartbeat(clock.monotonic)
     crossing = Crossing(asyncio.get_running_loop())
     admin = config.server.admin
-    async with background_tasks() as start:
-        start(heart.beat_forever(lambda due, at: None))
-        async with serve_inside(build_whole(parent.roster, crossing), parent_socket(folder)):
-            if admin is None:
-                yield
-                return
+    async with AsyncExitStack() as stack:
+        whole = build_whole(parent.roster, crossing)
+        await stack.enter_async_context(serve_inside(whole, parent_socket(folder)))
+        if admin is not None:
             token = admin.token.get_secret_value() if admin.token is not None else None
             powers = Powers(parent.end, clock.monotonic, heart.lag_s)
             desk = build_desk(parent.roster, crossing, powers, token)
-            async with serve_operators(admin, desk):
-                yield
+            await stack.enter_async_context(serve_operators(admin, desk))
+        start = await stack.enter_async_context(background_tasks())
+        start(heart.beat_forever(lambda due, at: None))
+        yield

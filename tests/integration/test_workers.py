@@ -281,7 +281,9 @@ def test_workers_leave_when_their_parent_is_killed(engine: Served, tmp_path: Pat
     """Nothing stays behind on the port."""
     file = configure(tmp_path, engine.url, 2)
     argv = [sys.executable, "-m", "gateway", "serve", "-c", str(file), "--port", "0"]
-    with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as parent:
+    # Its folder stays behind when it is killed: not among those of the machine.
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(argv, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as parent:
         assert parent.stderr is not None
         lines: list[str] = []
         for line in parent.stderr:
