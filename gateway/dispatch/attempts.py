@@ -179,7 +179,13 @@ class Attempts:
                 return again.watch(out.strips_usage)
             return watcher_for(request.route, facts, strip_usage=out.strips_usage)
 
-        new_reply, monotonic = self.reply_to(watch, plan, kept), self.shared.monotonic
+        assert record.series is not None  # noqa: S101  there is a plan
+        gaps, monotonic = record.series.inter_token, self.shared.monotonic
+
+        def new_reply() -> Reply:
+            self.reply = Reply(watch, plan.rename, gaps, monotonic, kept)
+            return self.reply
+
         if out.rest is None:
             return send(lease.client, out.data, new_reply, monotonic, self.by, self.once)
         return send_streaming(lease.client, out.data, out.rest, new_reply, monotonic, self.by)
@@ -187,20 +193,6 @@ class Attempts:
     def _may_be_resumed(self, plan: Plan) -> bool:
         route, spec = self.request.route, plan.pool.owner.spec
         return route.injects_usage and spec.resume != "off" and self.facts.choices == 1
-
-    def reply_to(
-        self, watch: Callable[[], Watcher], plan: Plan, kept: Transcript | None = None
-    ) -> Callable[[], Reply]:
-        """Return what makes the reply of an attempt, and makes it known here."""
-        series = self.record.series
-        assert series is not None  # noqa: S101  there is a plan
-        gaps, monotonic = series.inter_token, self.shared.monotonic
-
-        def new_reply() -> Reply:
-            self.reply = Reply(watch, plan.rename, gaps, monotonic, kept)
-            return self.reply
-
-        return new_reply
 
     def lines(self, plan: Plan, lease: Lease, path: str) -> bytes:
         """Return the request line and the fields that stand before the client's own."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 from gateway.api.resume import (
     Wishes,
@@ -169,8 +170,9 @@ class _Resumption:
             len(body),
             body,
         )
-        new_reply, until = attempts.reply_to(_no_stream, plan), monotonic() + TOKENIZE_S
+        until = monotonic() + TOKENIZE_S
         try:
+            new_reply = partial(_plain_reply, attempts, plan)
             reply = await send(lease.client, request, new_reply, monotonic, until)
         except UpstreamError:
             return self._prefix.tokens
@@ -200,12 +202,18 @@ class _Resumption:
     def _ending(self) -> Reply:
         """Return what ends a stream that has had every token that was asked for."""
         attempts = self._attempts
-        reply = attempts.reply_to(lambda: ChatWatcher(1, strip_usage=False), attempts.plan)()
+        reply = _plain_reply(attempts, attempts.plan)
         reply.head(ResponseHead(200, b"", b"text/event-stream", streams=True, length=None))
         events = length_ending(self._before, chat=self._route == "chat", usage=None)
         reply.data(events, last=True)
         return reply
 
 
-def _no_stream() -> Watcher:
-    return ChatWatcher(1, strip_usage=False)
+def _plain_reply(attempts: Attempts, plan: Plan) -> Reply:
+    """Make a reply that no engine's stream is to be resumed from, and make it known."""
+    series = attempts.record.series
+    assert series is not None  # noqa: S101  there is a plan
+    gaps, monotonic = series.inter_token, attempts.shared.monotonic
+    reply = Reply(partial(ChatWatcher, 1, strip_usage=False), plan.rename, gaps, monotonic)
+    attempts.reply = reply
+    return reply

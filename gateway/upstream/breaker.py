@@ -56,6 +56,7 @@ class Breaker:
         "_trips",
         "epoch",
         "spec",
+        "spotless",
         "state",
         "trips_total",
     )
@@ -70,6 +71,8 @@ class Breaker:
         self._trips = 0  # In a row, without a whole success between them.
         self._retry_at = 0.0
         self._probing = False
+        self.spotless = True
+        """Closed, and without a failure: a success with the present ticket changes nothing."""
         self.trips_total = 0
         """How often it opened since the endpoint is known."""
 
@@ -109,12 +112,6 @@ class Breaker:
         self._enter(_CLOSED)
         return self.epoch
 
-    def is_spotless(self, ticket: int) -> bool:
-        """Whether it is closed without a failure on it, so that a success changes nothing."""
-        return (
-            ticket == self.epoch and not (self._failures or self._trips) and self.state is _CLOSED
-        )
-
     def record(self, ticket: int, outcome: Outcome, now: float) -> State | None:
         """Apply the end of a request; return the new state if it changed.
 
@@ -125,11 +122,13 @@ class Breaker:
             return None
         if outcome is _SUCCESS:
             self._failures = self._trips = 0
+            self.spotless = True
             return None if self.state is _CLOSED else self._enter(_CLOSED)
         self._probing = False
         if outcome is _CANCELLED or outcome is _REJECTED:
             return None
         self._failures += 1
+        self.spotless = False
         if self.state is _CLOSED and self._failures < self.spec.failures:
             return None
         self._failures = 0

@@ -127,7 +127,8 @@ class Endpoint(Standing):
         if self.inflight == self.max_inflight:
             self.peers.revision += 1
         self.inflight -= 1
-        if outcome is _SUCCESS and self.breaker.is_spotless(ticket):
+        breaker = self.breaker
+        if outcome is _SUCCESS and breaker.spotless and ticket == breaker.epoch:
             self.member.succeed(now)  # All that `judge` would do.
             return None
         if outcome is _RETRYABLE or outcome is _FAILURE:
