@@ -41,7 +41,8 @@ class Question:
 async def ask(path: str, question: Question) -> httpx.Response:
     """Ask whoever listens at a socket. Raises `httpx.HTTPError` or `TimeoutError`.
 
-    A connection for each: it takes 50 µs, and none can be found closed.
+    Costs 1.3 ms of CPU (timeit), with a connection for each question, so that none can be found
+    closed. Nothing that clients ask often comes here.
     """
     # A context for TLS that is never used would take 20 ms.
     transport = httpx.AsyncHTTPTransport(uds=path, verify=False)
