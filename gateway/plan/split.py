@@ -27,6 +27,7 @@ from typing import Self
 from gateway.config.policy import Policy
 
 _DIGEST_BYTES = 8
+_number = int.from_bytes
 _UNIT = 2.0 ** (-8 * _DIGEST_BYTES)
 
 
@@ -74,7 +75,9 @@ class Splitter:
             return self._only
         chosen, soonest = 0, inf
         for index, keyed, weight in self._racing:
-            time = -log(_unit(keyed, key)) / weight
+            state = keyed.copy()  # `_unit`, but for the call.
+            state.update(key)
+            time = -log((_number(state.digest(), "little") + 1) * _UNIT) / weight
             if time < soonest:
                 chosen, soonest = index, time
         return chosen
