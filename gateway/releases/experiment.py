@@ -55,6 +55,8 @@ class Experiment:
     def of(cls, value: Mapping[str, Any]) -> Self:
         """Read back what `as_json` gave. Raises `TypeError` or `KeyError` for anything else."""
         known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        known["held"] = {name: tuple(held) for name, held in value["held"].items()}
+        known["comparisons"] = tuple(value["comparisons"])  # JSON has lists only.
         return cls(**known)
 
 

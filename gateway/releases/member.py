@@ -157,12 +157,20 @@ class Member:
         policy = rule.policy
         if policy.rollout is not None:
             state = state_of(document)
-            rule.epoch = 0 if state is None else state.epoch
+            self._enter(rule, 0 if state is None else state.epoch)
             rule.divide(weights(state, policy.rollout))
         elif policy.split is not None:
             trial = experiment_of(document)
-            rule.epoch = 0 if trial is None else experiment.begin(policy, trial).epoch
+            self._enter(rule, 0 if trial is None else experiment.begin(policy, trial).epoch)
             rule.divide(experiment.weights(policy, trial) or _in_file(policy))
+
+
+    def _enter(self, rule: Rule, epoch: int) -> None:
+        """Count in this epoch from now on; what is long over need not be kept here."""
+        if epoch != rule.epoch:
+            rule.epoch = epoch
+            self.collect()
+            self._collector.forget(rule.policy.name, epoch - 1)
 
 
 def _in_file(policy: Policy) -> tuple[float, ...]:

@@ -218,6 +218,9 @@ async def test_a_split_that_only_reports_changes_nothing() -> None:
         assert one.processes[0].weights("ab") == (1, 1)
         status = one.processes[0].member.status()[0]
         assert "b is worse" in status["verdict"]
+        version = (await one.store.get("policy/ab")).version
+        await one.look(times=2)  # Nothing has changed, and nothing is written.
+        assert (await one.store.get("policy/ab")).version == version
         assert status["state"]["counts"] == {"a": 1000, "b": 1000}
 
 
