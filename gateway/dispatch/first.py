@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway.api.traits import traits_of
 from gateway.dispatch.attempts import Attempts
-from gateway.dispatch.outcome import MOVED, Cause, Verdict, verdict_of
+from gateway.dispatch.outcome import MOVED, Cause, Verdict, outcome_of, verdict_of
 from gateway.dispatch.race import race
 from gateway.errors import GatewayError, no_healthy_upstream
 from gateway.plan.table import Plan
@@ -39,6 +39,7 @@ async def _with_fallbacks(attempts: Attempts, plan: Plan) -> Verdict | None:
     except GatewayError as error:
         if error.status < 500 or not await _fall_back(attempts, None):
             raise
+        attempts.record.fell_back = outcome_of(error.status, error, committed=False)
         return None
     reply = attempts.reply
     if flaw is None or reply is None or not reply.ended:
@@ -46,6 +47,8 @@ async def _with_fallbacks(attempts: Attempts, plan: Plan) -> Verdict | None:
     if not await _fall_back(attempts, flaw.cause):
         attempts.drop()
         attempts.reply = reply  # The first model's own refusal tells more than a fallback's.
+    else:
+        attempts.record.fell_back = outcome_of(reply.status, None, committed=False)
     return flaw
 
 

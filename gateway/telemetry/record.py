@@ -29,6 +29,7 @@ class Record:
         "ended_at",
         "endpoint",
         "error",
+        "fell_back",
         "first_at",
         "generation",
         "group",
@@ -75,6 +76,8 @@ class Record:
         """Whether an engine gave the answer up, be it resumed or not."""
         self.cut = False
         """Whether the answer broke off, be it resumed or not."""
+        self.fell_back: Outcome | None = None
+        """What the model's own endpoints came to, where a fallback has answered in their place."""
         self.series: Series | None = None
         self.cluster = ""
         self.endpoint = ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gateway.telemetry.arms import ArmKey
 from tests.support.engine import DONE, Script, Then, finish, response, stream, token, usage
@@ -120,3 +121,27 @@ async def test_an_answer_may_say_where_it_came_from(tmp_path: Path, shown: bool)
         said = [one.header(b"x-sluice-route") for one in (steered_one, other)]
         expected = [[f"policy=r; arm=route; {place}".encode()], [place.encode()]]
         assert said == (expected if shown else [[], []])
+
+
+@pytest.mark.parametrize(("status", "counted"), [(b"500 Oops", 1), (b"429 Too Many", 0)])
+async def test_a_fallbacks_answer_is_no_success_of_the_arm(
+    tmp_path: Path, status: bytes, counted: int
+) -> None:
+    """Its client has an answer, but a dead canary must not look well; a refusal says nothing."""
+    policies = {"ab": {"match": {"models": ["a"]}, **split(0, 1)}}
+    once = {"retries": {"attempts": 1}}
+    failing = [response(b"{}", status)]
+    async with steered(tmp_path, policies, [ANSWER] * 2, [failing, ANSWER], cluster=once) as rig:
+        file = tmp_path / "sluice.yaml"
+        config = yaml.safe_load(file.read_text())
+        config["models"]["b"]["fallbacks"] = ["a"]
+        file.write_text(yaml.safe_dump(config))
+        assert not (await rig.gateway.reload()).problems
+        for _ in range(2):
+            assert (await rig.post({**CHAT, "user": "u"})).status == 200
+        assert rig.served() == [1, 2]
+        rig.gateway.tallies.settle()
+        tally = rig.gateway.tallies.of("ab", 0, "b")
+        assert (tally.error_rate.n, tally.error_rate.hits) == (1 + counted, counted)
+        assert (tally.success_rate.hits, tally.latency.n) == (1, 1)
+        assert sum(tally.groups()["error_rate"].totals) == counted
