@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from gateway.clock import Clock
@@ -26,7 +27,7 @@ from gateway.plan.rollout_state import Command, Event, Phase, RolloutState, init
 from gateway.releases import experiment
 from gateway.releases.collect import ByArm, by_arm, groups_by_arm, prefix_of
 from gateway.releases.experiment import Experiment
-from gateway.store.base import Document, Fence, Store
+from gateway.store.base import Document, Fence, FencedError, Store, StoreError
 
 _LOG = logging.getLogger("sluice.releases")
 
@@ -39,6 +40,9 @@ AUDIT = "audit"
 
 TRIES = 5
 """How often a command is tried anew when the leader has written in between."""
+
+UNJUDGED = "the analysis, which needs numpy and scipy: pip install 'sluice[policies]'"
+"""What a policy waits for where the extra is not installed."""
 
 Json = dict[str, Any]
 
@@ -81,12 +85,15 @@ class Leader:
                     await self._rollout(policy, fence)
                 elif policy.split is not None:
                     await self._split(policy, fence)
-            except (ValueError, TypeError, KeyError):  # Of one policy; the others go on.
-                _LOG.exception("policy %s could not be looked at", policy.name)
+            except (FencedError, StoreError):
+                raise
             except ModuleNotFoundError as error:
                 if not self._told:
                     self._told = True
                     _LOG.error("%s: policies are not analysed; install sluice[policies]", error)
+                await self._unjudged(policy, fence)
+            except Exception:  # Of one policy, whatever it is: the gates of the others go on.
+                _LOG.exception("policy %s could not be looked at", policy.name)
 
     async def _rollout(self, policy: Policy, fence: Fence) -> None:
         rollout = policy.rollout
@@ -96,6 +103,9 @@ class Leader:
         state = state_of(document)
         if state is None:
             state = initial(rollout, now)
+        if state.phase is Phase.PENDING and rollout.gates:
+            # Raises without scipy: no canary begins that nobody could send back.
+            await asyncio.to_thread(import_module, "gateway.stats.bounds")
         under_way = state.phase in {Phase.PROGRESSING, Phase.PAUSED}
         evidence = await self._evidence(policy, state) if under_way else None
         after, events = advance(state, rollout, evidence, now)
@@ -149,6 +159,19 @@ class Leader:
             mark = f"{policy.name}/{after.fingerprint}/{after.epoch}"
             await self._store.append(AUDIT, event, mark, fence)
             _LOG.info("policy %s: %s", policy.name, event["words"])
+
+    async def _unjudged(self, policy: Policy, fence: Fence) -> None:
+        """Let the policy's state say that nobody can look at it."""
+        document = await self._store.get(key_of(policy.name))
+        kept = document.value if isinstance(document.value, dict) else {}
+        if policy.rollout is not None:
+            state = state_of(document) or initial(policy.rollout, self._clock.wall())
+            said = {"kind": "rollout", "state": state.as_json(), "waiting": [UNJUDGED]}
+        else:
+            begun = experiment.begin(policy, experiment_of(document))
+            said = {"kind": "split", "state": begun.as_json(), "verdict": f"waits for {UNJUDGED}"}
+        if document.value != (value := {**kept, **said}):
+            await self._store.put(document.key, value, document.version, fence)
 
     async def _sums(self, policy: Policy, epoch: int) -> ByArm:
         return by_arm(await self._store.totals(prefix_of(policy.name, epoch)))

@@ -150,8 +150,8 @@ class Member:
             return
         try:
             self._divide(rule, document)
-        except (ValueError, TypeError, KeyError) as error:
-            _LOG.error("policy %s: its state cannot be read: %s", rule.policy.name, error)
+        except Exception as error:  # Whatever it holds, it must end neither a reload nor the round.
+            _LOG.error("policy %s: its state cannot be read: %r", rule.policy.name, error)
 
     def _divide(self, rule: Rule, document: Document) -> None:
         policy = rule.policy
@@ -163,7 +163,6 @@ class Member:
             trial = experiment_of(document)
             self._enter(rule, 0 if trial is None else experiment.begin(policy, trial).epoch)
             rule.divide(experiment.weights(policy, trial) or _in_file(policy))
-
 
     def _enter(self, rule: Rule, epoch: int) -> None:
         """Count in this epoch from now on; what is long over need not be kept here."""

@@ -264,6 +264,19 @@ async def test_a_state_that_cannot_be_read_changes_nothing() -> None:
         assert one.processes[0].member.status()[1]["state"]["counts"]["a"] == 1000
 
 
+async def test_what_is_wrong_with_one_policy_stops_no_gate_of_another() -> None:
+    """Whatever it is: a canary that turns bad is back, though a policy before it is beyond help."""
+    async with world(split(), rollout(), processes=1) as one:
+        document = await one.store.get("policy/ab")
+        odd = {"kind": "split", "state": {"fingerprint": "", "epoch": 0, "held": []}}
+        await one.store.put("policy/ab", odd, document.version)
+        one.processes[0].serve("new", "baseline", 900, 0)
+        one.processes[0].serve("new", "canary", 40, 60)
+        await one.look()
+        assert one.processes[0].weights("new") == (100, 0)
+        one.processes[0].member.follow()  # A reload goes on as well.
+
+
 def test_who_leads_is_told() -> None:
     """By the election's own clock."""
     one = World(rollout(), processes=1)
