@@ -38,9 +38,11 @@ def steer(
         return plan, facts
     rule = course.rule
     record.policy, record.arm = rule.policy.name, course.arm
-    record.tally = tallies.of(record.policy, rule.epoch, course.arm)
-    if rule.groups:
-        record.group = crc32(rule.sticky(subject))
+    # Who goes to the baseline for want of a key was not drawn, and would bias its figures.
+    if rule.falls_back or rule.sticky(subject):
+        record.tally = tallies.of(record.policy, rule.epoch, course.arm)
+        if rule.groups:
+            record.group = crc32(rule.sticky(subject))
     if course.plan is None:
         raise no_healthy_upstream(plan.model)
     if course.override is not None and not request.route.multipart:

@@ -145,3 +145,17 @@ async def test_a_fallbacks_answer_is_no_success_of_the_arm(
         assert (tally.error_rate.n, tally.error_rate.hits) == (1 + counted, counted)
         assert (tally.success_rate.hits, tally.latency.n) == (1, 1)
         assert sum(tally.groups()["error_rate"].totals) == counted
+
+
+async def test_who_has_no_key_is_not_part_of_the_experiment(tmp_path: Path) -> None:
+    """With `missing_key: baseline` nobody has drawn lots for them: no arm's figures have them."""
+    policies = {"ab": {"match": {"models": ["a"]}, **split(1, 1, missing_key="baseline")}}
+    async with steered(tmp_path, policies, [ANSWER] * 20, [ANSWER] * 20) as rig:
+        for number in range(10):
+            assert (await rig.post({**CHAT, "user": f"u{number}"})).status == 200
+            before = rig.served()
+            assert (await rig.post(CHAT)).status == 200
+            assert rig.served() == [before[0] + 1, before[1]]
+        counted = [tally.success_rate.n for _, tally in rig.gateway.tallies.items()]
+        assert sum(counted) == 10
+        assert rig.served()[0] > 10
