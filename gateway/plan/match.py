@@ -18,10 +18,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from zlib import crc32
 
 from gateway.config.policy import Policy
 from gateway.config.policy_conflicts import Known
-from gateway.config.policy_fields import MAX_REGEX_CHARS
+from gateway.config.policy_fields import MAX_REGEX_CHARS, Target
 from gateway.config.policy_match import Header, Match
 from gateway.plan.split import Splitter, sampler
 
@@ -65,8 +66,9 @@ class Rule:
         self.splitter = Splitter.of(policy)
         """Divides what the rule matches among the policy's arms; a rollout's controller puts a
         reweighted one in its place. A classifier's is not asked."""
-        self.epoch = 0
-        """Which stretch of time its numbers belong to; a controller moves it on."""
+        self.epoch = 0 if policy.mirror is None else _place(policy.mirror.to)
+        """Which stretch of time its numbers belong to; a controller moves it on. A mirror has none:
+        its numbers belong to where its copies go, or one target's would be told as another's."""
         self.groups = policy.split is not None and policy.by != "request"
         """Whether its numbers are kept by groups of keys, too (`gateway.stats.groups`)."""
         self.falls_back = policy.missing_key == "request"
@@ -102,6 +104,10 @@ class Rule:
         if not key and self.falls_back:
             return subject.request_id
         return key
+
+
+def _place(target: Target) -> int:
+    return crc32(target.model_dump_json().encode())
 
 
 class Lanes(NamedTuple):

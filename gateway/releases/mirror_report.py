@@ -52,9 +52,9 @@ class Report:
 
 
 def report(policy: str, totals: Sums, worst: Iterable[Case] = ()) -> Report:
-    """Make the report from the store's sums, over all epochs and processes.
+    """Make the report from the store's sums, over all processes.
 
-    `totals` are those of `prefix_of(policy)`; what is not a mirror's is passed over.
+    `totals` are those of `prefix_of(policy, epoch)`; what is not a mirror's is passed over.
     """
     merged: dict[str, Rate | Values] = {}
     for name, flat in totals.items():

@@ -173,8 +173,8 @@ class Mirrored:
         self._worst = {policy: cases for policy, cases in self._worst.items() if policy in wanted}
 
 
-def cases_of(policy: str, snapshots: Iterable[Json]) -> tuple[Case, ...]:
-    """Return the worst cases of all processes; what is no case is passed over."""
+def cases_of(policy: str, epoch: int, snapshots: Iterable[Json]) -> tuple[Case, ...]:
+    """Return the worst cases of all processes in this epoch; what is no case is passed over."""
     found: list[Case] = []
     for snapshot in snapshots:
         cases = snapshot.get(policy) if isinstance(snapshot, Mapping) else None
@@ -183,7 +183,7 @@ def cases_of(policy: str, snapshots: Iterable[Json]) -> tuple[Case, ...]:
                 found.append(msgspec.convert(case, Case))
             except msgspec.ValidationError:
                 continue  # Another version wrote it.
-    return tuple(worst_of(found))
+    return tuple(worst_of(case for case in found if case.pair.epoch == epoch))
 
 
 def _rates_of(pair: Pair) -> Iterator[tuple[str, bool]]:

@@ -182,7 +182,7 @@ class Overview:
             arms=[*_arm_views(rule, arms)],
             rollout=_rollout(policy, status),
             experiment=_experiment(policy, status),
-            mirror=await self._mirror(policy) if policy.mirror is not None else None,
+            mirror=await self._mirror(rule) if policy.mirror is not None else None,
         )
 
     async def _arms(self, policy: str, epoch: int) -> ByArm:
@@ -191,15 +191,15 @@ class Overview:
         except StoreError:  # `StoreView` says so.
             return {}
 
-    async def _mirror(self, policy: Policy) -> Any:
-        store = self._member.shared.store
+    async def _mirror(self, rule: Rule) -> Any:
+        store, name = self._member.shared.store, rule.policy.name
         try:
-            totals = await store.totals(prefix_of(policy.name))
+            totals = await store.totals(prefix_of(name, rule.epoch))
             reports = await store.reports()
         except StoreError:  # As above.
             return None
         snapshots = [each.get(MIRRORS) for each in reports.values() if isinstance(each, Mapping)]
-        return report(policy.name, totals, cases_of(policy.name, snapshots)).json()
+        return report(name, totals, cases_of(name, rule.epoch, snapshots)).json()
 
 
 _MOST = 10_000

@@ -133,16 +133,16 @@ def test_cases_go_through_json() -> None:
     one.heard(pair(unlike(0.1), policy="q"))
     other.heard(pair(unlike(0.2)))
     snapshots = json.loads(json.dumps([one.snapshot(), other.snapshot()]))
-    cases = cases_of("p", snapshots)
+    cases = cases_of("p", 0, snapshots)
     assert [case.score for case in cases] == [0.2, 0.5]
     assert cases[1] == Case(0.5, pair(unlike(0.5), content=content))
-    assert len(cases_of("p", snapshots * 30)) == WORST
+    assert len(cases_of("p", 0, snapshots * 30)) == WORST
 
 
 @pytest.mark.parametrize("snapshot", [None, {}, {"p": 7}, {"p": [{}]}, {"p": [{"score": "x"}]}])
 def test_what_is_no_case_is_passed_over(snapshot: Any) -> None:
     """Another version may have written it."""
-    assert cases_of("p", [snapshot]) == ()
+    assert cases_of("p", 0, [snapshot]) == ()
 
 
 def test_policies_that_are_gone_are_forgotten() -> None:

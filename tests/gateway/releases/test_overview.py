@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from gateway.config.policy import Policy
+from gateway.plan.likeness import Figures, Likeness
 from gateway.plan.match import Rules
 from gateway.plan.rollout_state import Command, RefusedError
-from gateway.releases.mirrored import Mirrored
+from gateway.releases.mirrored import Mirrored, Pair
 from gateway.releases.overview import MIRRORS, Overview
 from gateway.store.base import StoreError
 from gateway.store.memory import MemoryStore
@@ -105,6 +108,27 @@ async def test_a_mirror_is_shown_with_its_report() -> None:
     assert shown.mirror is not None
     assert (shown.mirror["pairs"], shown.mirror["worst"]) == (0, ())
     assert [(arm.name, arm.to) for arm in shown.arms] == [("mirror", "cluster c (next)")]
+
+
+async def test_a_mirror_with_another_target_has_a_report_of_its_own() -> None:
+    """What the copies to the one before came to says nothing of this one."""
+    world = World(MIRROR, processes=1)
+    process = world.processes[0]
+    mirrored = process.member._mirrored
+    alike, figures = Likeness(same_status=True, exact=False, similarity=0.5), Figures(200, 1.0)
+    pair = Pair("shadow", 0, "r", "m", "chat", 1.0, figures, figures, alike)
+    mirrored.heard(replace(pair, epoch=process.rules.rules["shadow"].epoch))
+    await process.turn()
+    shown = (await overview(world, 0).policy("shadow")).mirror
+    assert shown is not None
+    assert (shown["pairs"], len(shown["worst"])) == (1, 1)
+    other = {**MIRROR, "mirror": {"to": {"cluster": "c", "upstream_model": "other"}}}
+    process.rules = Rules([Policy.model_validate(other)], KNOWN)
+    process.member.follow()
+    await process.turn()
+    shown = (await overview(world, 0).policy("shadow")).mirror
+    assert shown is not None
+    assert (shown["pairs"], shown["worst"]) == (0, ())
 
 
 async def test_commands_are_for_rollouts_and_fit_their_phase() -> None:
