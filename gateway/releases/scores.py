@@ -67,6 +67,8 @@ class Scores:
                 self.take(await self._shared.store.tail(STREAM, TAIL))
             except StoreError:
                 _LOG.debug("no scores from the store: it is down")
+            except Exception:  # Whatever lies in the store, requests are served.
+                _LOG.exception("the scores in the store could not be read")
             self._left = HANDED_ON
             await asyncio.sleep(PULL_S)
 

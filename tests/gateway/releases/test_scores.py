@@ -83,14 +83,15 @@ async def test_alone_what_is_not_known_is_unknown() -> None:
 
 
 async def test_the_log_is_read_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also after the store was down."""
+    """Also after the store was down, or held what nobody can read."""
     monkeypatch.setattr(module, "PULL_S", 0)
     store = MemoryStore(ManualClock())
     one = Process("one", store)
     one.serve(b"r-1")
     while one.scores.give("made-up", 1.0) is Given.HANDED_ON:
         pass
-    tails = [StoreError("down"), [], [{"request": "r-1", "score": 1, "label": ""}]]
+    huge = {"request": "r-1", "score": 10**400}
+    tails = [StoreError("down"), [], [huge], [{"request": "r-1", "score": 1, "label": ""}]]
     looked = asyncio.Event()
 
     async def tail(stream: str, count: int) -> Any:
