@@ -155,7 +155,9 @@ class Proxy:
     def _conclude(self, reply: Reply, request: Request, down: Downstream, record: Record) -> None:
         failed = None
         if reply.failure is not None:
-            failed = shutting_down() if self._shared.stopping else error_of(reply.failure)
+            failed = error_of(reply.failure)
+            if self._shared.stopping:
+                failed, record.counted = shutting_down(), Outcome.REJECTED
             record.error = failed.code
             if reply.streams:
                 down.finish(failed.event(request.route.shape))
@@ -180,8 +182,8 @@ class Proxy:
     def _refuse(
         self, error: GatewayError, request: Request, down: Downstream, record: Record
     ) -> None:
-        if self._shared.stopping:
-            error = shutting_down()
+        if self._shared.stopping:  # That a gateway is ended says nothing of an arm.
+            error, record.counted = shutting_down(), Outcome.REJECTED
         lines = self._fail(error, record)
         if not down.started:
             down.respond(error.status, lines, error.body(request.route.shape))

@@ -39,7 +39,7 @@ async def _with_fallbacks(attempts: Attempts, plan: Plan) -> Verdict | None:
     except GatewayError as error:
         if error.status < 500 or not await _fall_back(attempts, None):
             raise
-        attempts.record.fell_back = outcome_of(error.status, error, committed=False)
+        attempts.record.counted = outcome_of(error.status, error, committed=False)
         return None
     reply = attempts.reply
     if flaw is None or reply is None or not reply.ended:
@@ -48,7 +48,7 @@ async def _with_fallbacks(attempts: Attempts, plan: Plan) -> Verdict | None:
         attempts.drop()
         attempts.reply = reply  # The first model's own refusal tells more than a fallback's.
     else:
-        attempts.record.fell_back = outcome_of(reply.status, None, committed=False)
+        attempts.record.counted = outcome_of(reply.status, None, committed=False)
     return flaw
 
 

@@ -74,7 +74,7 @@ class ArmTally:
 
     def observe(self, record: Record) -> None:
         """Count a request that has ended. About 2 µs."""
-        outcome = record.fell_back or record.outcome
+        outcome = record.counted or record.outcome
         if outcome is _REJECTED:
             return
         left = outcome is _CANCELLED

@@ -25,11 +25,11 @@ class Record:
         "attempts",
         "client",
         "cluster",
+        "counted",
         "cut",
         "ended_at",
         "endpoint",
         "error",
-        "fell_back",
         "first_at",
         "generation",
         "group",
@@ -76,8 +76,9 @@ class Record:
         """Whether an engine gave the answer up, be it resumed or not."""
         self.cut = False
         """Whether the answer broke off, be it resumed or not."""
-        self.fell_back: Outcome | None = None
-        """What the model's own endpoints came to, where a fallback has answered in their place."""
+        self.counted: Outcome | None = None
+        """What it is for its arm, where that is not the outcome: what the model's own endpoints
+        came to before a fallback answered, nothing where the gateway was ended."""
         self.series: Series | None = None
         self.cluster = ""
         self.endpoint = ""

@@ -13,6 +13,8 @@ import yaml
 from gateway.telemetry.arms import ArmKey
 from tests.support.engine import DONE, Script, Then, finish, response, stream, token, usage
 from tests.support.policies import steered
+from tests.support.raw import post
+from tests.support.rig import eventually
 
 ANSWER: Script = [response(b'{"id":"c","model":"b","choices":[]}')]
 STREAM: Script = stream(token("x"), token("y"), finish(), usage(), DONE)
@@ -159,3 +161,22 @@ async def test_who_has_no_key_is_not_part_of_the_experiment(tmp_path: Path) -> N
         counted = [tally.success_rate.n for _, tally in rig.gateway.tallies.items()]
         assert sum(counted) == 10
         assert rig.served()[0] > 10
+
+
+async def test_a_gateway_that_is_ended_says_nothing_of_an_arm(tmp_path: Path) -> None:
+    """Or its restart, with long streams under way, would look like failures of the canary."""
+    policies = {"ab": {"match": {"models": ["a"]}, **split(0, 1)}}
+    begun = [*stream(token("x"), whole=False), Then.HANG]
+    async with steered(tmp_path, policies, [], [begun, [Then.HANG]]) as rig:
+        async with rig.client() as first, rig.client() as second:
+            first.send(post({**CHAT, "stream": True}))
+            await rig.engines[1].wait_requests(1)
+            second.send(post(CHAT))
+            await rig.engines[1].wait_requests(2)
+            rig.gateway.force()
+            assert (await second.answer()).status == 503
+            assert (await first.answer()).status in {200, 503}
+        await eventually(lambda: rig.inflight == 0)
+        tally = rig.gateway.tallies.of("ab", 0, "b")
+        rig.gateway.tallies.settle()
+        assert (tally.error_rate.n, tally.truncation_rate.n, tally.cancel_rate.n) == (0, 0, 0)
