@@ -239,6 +239,7 @@ class Gateway:
                 loop.add_signal_handler(signal.SIGHUP, lambda: start(self._hang_up()))
                 stack.callback(loop.remove_signal_handler, signal.SIGHUP)
             start(self._sweep_forever(server))
+            await self.releases.catch_up()
             tune_gc()
             if worker is not None:
                 start(worker.until_orphaned(server.leave))

@@ -33,6 +33,9 @@ _LOG = logging.getLogger("sluice.releases")
 COLLECT_S = 1.0
 """How often what was counted is handed on."""
 
+CATCH_UP_S = 1.0
+"""How long a process that starts waits for what the store knows."""
+
 LEASE = "releases"
 
 
@@ -70,6 +73,19 @@ class Member:
     def leads(self) -> bool:
         """Whether this process looks at the policies at the moment."""
         return self._election.leads
+
+    async def catch_up(self) -> None:
+        """Divide as the others do from the first request on; a store that is down delays little.
+
+        Without it the first requests after each restart would go by the weights of the files.
+        """
+        if not self._rules().rules:
+            return
+        try:
+            async with asyncio.timeout(CATCH_UP_S):
+                await self.shared.poll()
+        except Exception as error:  # `run` tries it again and again, and says what is wrong.
+            _LOG.warning("policies begin with the weights of their files: %r", error)
 
     async def run(self) -> None:
         """Take part until cancelled; then hand on what is left.

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from gateway.app import Gateway
+from gateway.config.watch import FileSource
+from gateway.plan.rollout_state import Phase, initial
+from gateway.store.base import Changes
 from gateway.telemetry.arms import ArmKey
+from tests.support.control import ManualClock
 from tests.support.engine import DONE, Script, Then, finish, response, stream, token, usage
-from tests.support.policies import steered
+from tests.support.policies import steered, write_policies
 from tests.support.raw import post
-from tests.support.rig import eventually
+from tests.support.rig import _protocol, eventually
 
 ANSWER: Script = [response(b'{"id":"c","model":"b","choices":[]}')]
 STREAM: Script = stream(token("x"), token("y"), finish(), usage(), DONE)
@@ -180,3 +187,35 @@ async def test_a_gateway_that_is_ended_says_nothing_of_an_arm(tmp_path: Path) ->
         tally = rig.gateway.tallies.of("ab", 0, "b")
         rig.gateway.tallies.settle()
         assert (tally.error_rate.n, tally.truncation_rate.n, tally.cancel_rate.n) == (0, 0, 0)
+
+
+async def test_a_restarted_gateway_divides_as_before_from_its_first_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow the store is: it listens when it knows the states."""
+    stages = {"canary": {"model": "b"}, "baseline": {"model": "a"}, "steps": [{"weight": 5}]}
+    write_policies(tmp_path, {"new": {"match": {"models": ["a"]}, "rollout": stages}})
+    config = {
+        "server": {"host": "127.0.0.1", "port": 0, "admin": None, "watch": False},
+        "clusters": {name: {"endpoints": [{"url": "http://127.0.0.1:1"}]} for name in "ab"},
+        "models": {name: {"cluster": name} for name in "ab"},
+        "logging": {"access": None},
+        "policies": [str(tmp_path / "policies" / "*.yaml")],
+    }
+    (tmp_path / "sluice.yaml").write_text(yaml.safe_dump(config))
+    source = FileSource(tmp_path / "sluice.yaml")
+    gateway = Gateway(source.load(), ManualClock(), source)
+    rule, store = gateway.live.rules.rules["new"], gateway.releases.shared.store
+    assert rule.policy.rollout is not None
+    state = replace(initial(rule.policy.rollout, 0.0), phase=Phase.SUCCEEDED, weight=100.0, epoch=3)
+    await store.put("policy/new", {"kind": "rollout", "state": state.as_json()}, 0)
+    changes = store.changes
+
+    async def slow(since: int) -> Changes:
+        await asyncio.sleep(0.05)
+        return await changes(since)
+
+    monkeypatch.setattr(store, "changes", slow)
+    async with _protocol(gateway):
+        assert rule.splitter.weights == (0, 100)
+        assert rule.epoch == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -14,10 +15,11 @@ from gateway.config.policy_conflicts import Known
 from gateway.model import Outcome, Usage
 from gateway.plan.match import Rules
 from gateway.plan.rollout_state import Command, RefusedError
+from gateway.releases import member as module
 from gateway.releases.leader import AUDIT, Leader
 from gateway.releases.member import LEASE, Counted, Member
 from gateway.releases.mirrored import Mirrored
-from gateway.store.base import Fence, FencedError
+from gateway.store.base import Fence, FencedError, StoreError
 from gateway.store.memory import MemoryStore
 from gateway.telemetry.arms import ArmTallies
 from gateway.telemetry.record import Record
@@ -275,6 +277,31 @@ async def test_what_is_wrong_with_one_policy_stops_no_gate_of_another() -> None:
         await one.look()
         assert one.processes[0].weights("new") == (100, 0)
         one.processes[0].member.follow()  # A reload goes on as well.
+
+
+async def test_a_process_that_starts_divides_as_the_others_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before its first request; a store that is down, or hangs, keeps it from nothing."""
+    async with world(rollout(), processes=1) as one:
+        fresh = Process(one, 7)
+        assert fresh.weights("new") == (1, 0)
+        await fresh.member.catch_up()
+        assert fresh.weights("new") == (90, 10)
+        assert fresh.rules.rules["new"].epoch == 1
+
+        async def down(since: int) -> Any:
+            raise StoreError("down")
+
+        async def hangs(since: int) -> Any:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(module, "CATCH_UP_S", 0.01)
+        for changes in (down, hangs):
+            monkeypatch.setattr(one.store, "changes", changes)
+            late = Process(one, 8)
+            await late.member.catch_up()
+            assert late.weights("new") == (1, 0)
 
 
 def test_who_leads_is_told() -> None:
