@@ -16,7 +16,15 @@ from gateway.wire.types import Request
 def subject_of(request: Request, facts: Facts, record: Record) -> Subject:
     """Return what rules look at of a request."""
     user = facts.user if isinstance(facts.user, str) else ""
-    return Subject(record.model, record.route, request.head.field, record.request_id, user)
+    head = request.head
+    return Subject(
+        record.model,
+        record.route,
+        head.field,
+        record.request_id,
+        user,
+        credentials=head.credentials,
+    )
 
 
 def steer(

@@ -14,6 +14,7 @@ A rule for one model and nothing else costs 0.15 µs, with a condition on a head
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Subject:
     tenant: str = ""
     key: str = ""
     """Name of the client's key."""
+    credentials: bytes = dataclasses.field(default=b"", repr=False)
+    """What the client has shown; told apart by it as long as its key has no name."""
     session: bytes | None = None
     """What `session` has been found to be; None while nobody has asked."""
 
@@ -183,7 +186,7 @@ def _session(subject: Subject) -> bytes:
 _KEYS: Mapping[str, Callable[[Subject], bytes]] = {
     "user": _user,
     "session": _session,
-    "api_key": lambda subject: subject.key.encode(),
+    "api_key": lambda subject: subject.key.encode() or subject.credentials,
     "request": lambda subject: subject.request_id,
 }
 

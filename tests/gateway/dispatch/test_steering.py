@@ -14,6 +14,7 @@ import yaml
 
 from gateway.app import Gateway
 from gateway.config.watch import FileSource
+from gateway.plan.match import Subject
 from gateway.plan.rollout_state import Phase, initial
 from gateway.store.base import Changes
 from gateway.telemetry.arms import ArmKey
@@ -63,6 +64,23 @@ async def test_an_arm_is_for_good(tmp_path: Path) -> None:
             assert sorted(moved) == [0, 3]
             seen[moved.index(3)] += 1
         assert min(seen[0], seen[1]) >= 10
+
+
+async def test_a_client_with_a_key_keeps_its_arm(tmp_path: Path) -> None:
+    """Its key needs no name for that; and no log has it."""
+    policies = {"ab": {"match": {"models": ["a"]}, **split(1, 1, by="api_key")}}
+    async with steered(tmp_path, policies, [ANSWER] * 80, [ANSWER] * 80) as rig:
+        seen = Counter[int]()
+        for key in range(16):
+            before = rig.served()
+            for _ in range(4):
+                await rig.post(CHAT, fields={"Authorization": f"Bearer {key}"})
+            moved = [now - was for now, was in zip(rig.served(), before, strict=True)]
+            assert sorted(moved) == [0, 4]
+            seen[moved.index(4)] += 1
+        assert min(seen[0], seen[1]) >= 2
+    subject = Subject("m", "chat", lambda _: b"", b"r", credentials=b"Bearer secret")
+    assert "secret" not in repr(subject)
 
 
 async def test_the_arm_is_counted_with_what_became_of_it(tmp_path: Path) -> None:
