@@ -140,13 +140,10 @@ class Leader:
         totals = await self._store.totals(prefix_of(policy.name, state.epoch))
         arms, groups = by_arm(totals), groups_by_arm(totals)
         after = await asyncio.to_thread(experiment.look, policy, state, arms, groups)
-        if after == before:
+        verdict = experiment.verdict(policy, after)
+        if after == before and document.value["verdict"] == verdict:
             return
-        value = {
-            "kind": "split",
-            "state": after.as_json(),
-            "verdict": experiment.verdict(policy, after),
-        }
+        value = {"kind": "split", "state": after.as_json(), "verdict": verdict}
         written = await self._store.put(document.key, value, document.version, fence)
         if written is not None and after.winner is not None and state.winner is None:
             event = {
@@ -167,11 +164,13 @@ class Leader:
         if policy.rollout is not None:
             state = state_of(document) or initial(policy.rollout, self._clock.wall())
             said = {"kind": "rollout", "state": state.as_json(), "waiting": [UNJUDGED]}
+            known = kept.get("waiting") == said["waiting"]
         else:
-            begun = experiment.begin(policy, experiment_of(document))
+            begun = experiment.begin(policy, before := experiment_of(document))
             said = {"kind": "split", "state": begun.as_json(), "verdict": f"waits for {UNJUDGED}"}
-        if document.value != (value := {**kept, **said}):
-            await self._store.put(document.key, value, document.version, fence)
+            known = begun == before and kept["verdict"] == said["verdict"]
+        if not known:
+            await self._store.put(document.key, {**kept, **said}, document.version, fence)
 
     async def _sums(self, policy: Policy, epoch: int) -> ByArm:
         return by_arm(await self._store.totals(prefix_of(policy.name, epoch)))
