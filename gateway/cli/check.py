@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from gateway.config.policies import PolicyFile, missing_files, policy_schema
+from gateway.config.policies import PolicyFile, empty_patterns, missing_files, policy_schema
 from gateway.config.problems import ConfigError
 from gateway.config.schema import schema
 from gateway.config.spec import Config
@@ -43,7 +44,18 @@ def run(file: Path) -> int:
         console.print(_policies(source.policies))
     for problem in missing_files(source.policies):
         console.print(str(problem), markup=False, soft_wrap=True, style="yellow")
+    for words in _doubts(config, source.policies):
+        console.print(words, markup=False, soft_wrap=True, style="yellow")
     return 0
+
+
+def _doubts(config: Config, policies: Sequence[PolicyFile]) -> Iterator[str]:
+    """Say what is no mistake of the file, and yet hardly meant."""
+    for pattern in empty_patterns(config.policies):
+        yield f'policies: no file matches "{pattern}", seen from {Path.cwd()}'
+    judged = any(each.policy.kind in ("split", "rollout") for each in policies)
+    if judged and not all(map(find_spec, ("numpy", "scipy"))):
+        yield "splits and rollouts are not judged here: pip install 'sluice[policies]'"
 
 
 def print_schema(*, policies: bool = False) -> None:

@@ -130,6 +130,11 @@ def missing_files(loaded: Iterable[PolicyFile]) -> list[Problem]:
     ]
 
 
+def empty_patterns(patterns: Iterable[str]) -> list[str]:
+    """Return the patterns that no file matches, which is no error: files may come later."""
+    return [each for each in patterns if not find_files([each])]
+
+
 def policy_schema() -> dict[str, Any]:
     """Return the JSON Schema of a policy file, as JSON values."""
     return schema_of(Policy, "Sluice policy")
