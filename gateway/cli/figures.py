@@ -80,11 +80,13 @@ def chance(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
-def count(number: float | None) -> str:
-    """Return how many: "1,234", "≈ 12.5" for what is no whole number."""
+def count(number: float | None, *, expected: bool = False) -> str:
+    """Return how many: "1,234", "≈ 12.5" for an expected number or one that is not whole."""
     if number is None:
         return DASH
-    return f"{number:,.0f}" if number == int(number) else f"≈ {number:,.1f}"
+    if number == int(number):
+        return f"≈ {number:,.0f}" if expected and number else f"{number:,.0f}"
+    return f"≈ {number:,.1f}"
 
 
 def of_arm(arm: Mapping[str, Any], metric: str, part: str = "mean") -> float | None:
@@ -97,6 +99,11 @@ def requests(arm: Mapping[str, Any]) -> float:
     """Return how many requests of an arm were counted: all but those that were refused."""
     found = arm["figures"].get("cancel_rate")
     return 0 if found is None else found["n"]
+
+
+def share(percent: float) -> str:
+    """Return a part of the traffic: "64.29 %"."""
+    return f"{percent:.4g} %"
 
 
 def stands(policy: Mapping[str, Any]) -> str:

@@ -151,7 +151,7 @@ def _decision(decision: Mapping[str, Any]) -> Iterator[RenderableType]:
         return
     yield Text(f"  by {decision['by']}: {decision['key']}")
     if len(decision["shares"]) > 1:
-        shares = (f"{name} {share:g} %" for name, share in decision["shares"].items())
+        shares = (f"{name} {figures.share(share)}" for name, share in decision["shares"].items())
         yield Text(f"  shares: {', '.join(shares)}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -99,12 +99,12 @@ def _parts(tally: _Tally) -> Iterator[RenderableType]:
     if tally.unread:
         said += f", {tally.unread:,} lines that are none"
     yield Text(said, style="bold")
-    yield _table(steered.counts())
+    yield _table(steered.counts(), steered.expected)
     copies = copied.counts()
     if copies:
         yield Text()
         yield Text("Copies by mirrors, were there room for all:", style="bold")
-        yield _table(copies)
+        yield _table(copies, copied.expected)
     notes = [*_notes(steered, copied)]
     if notes:
         yield Text()
@@ -112,7 +112,8 @@ def _parts(tally: _Tally) -> Iterator[RenderableType]:
         yield Text(note)
 
 
-def _table(counts: Sequence[Count]) -> RenderableType:
+def _table(counts: Sequence[Count], expected: Container[str]) -> RenderableType:
+    """`expected` are the policies whose numbers are, also where they happen to be whole."""
     right = ("requests", "perhaps")
     table = figures.plain("policy", "kind", "arm", "model", *right, right=right)
     for one in counts:
@@ -121,7 +122,7 @@ def _table(counts: Sequence[Count]) -> RenderableType:
             one.kind,
             one.arm,
             one.model,
-            figures.count(one.requests),
+            figures.count(one.requests, expected=one.policy in expected),
             figures.count(one.perhaps) if one.perhaps else "",
         )
     return table

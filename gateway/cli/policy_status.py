@@ -21,6 +21,9 @@ from gateway.cli.admin import AdminClient, AdminError
 WATCH_S = 2.0
 """Between two looks of `--watch`: the figures are a second old anyway."""
 
+_UNDIVIDED = ("classifier", "mirror")
+"""Kinds whose arms are given no share of the requests."""
+
 _STYLES = {"fail": "red", "undecided": "yellow", "pass": "green"}
 
 
@@ -129,22 +132,26 @@ def _fail(error: AdminError) -> int:
 
 def _listing(found: Mapping[str, Any]) -> RenderableType:
     right = ("share", "requests", "success", "ttft p50", "p95")
-    table = figures.plain("policy", "kind", "arm", *right, "stands", right=right)
+    table = figures.plain("policy", "kind", "arm", *right, right=right)
+    stands = []
     for policy in found["policies"]:
+        if said := figures.stands(policy):  # Below, since a column of 80 has no room for sentences.
+            stands.append(Text(f"{policy['name']}: {said}"))
         for number, arm in enumerate(policy["arms"]):
             first = number == 0
             table.add_row(
                 policy["name"] if first else "",
                 policy["kind"] if first else "",
                 f"{arm['name']} → {arm['to']}",
-                f"{arm['share']:g} %" if policy["kind"] != "classifier" else figures.DASH,
-                figures.count(figures.requests(arm)),
+                figures.DASH if policy["kind"] in _UNDIVIDED else figures.share(arm["share"]),
+                figures.count(None if policy["mirror"] else figures.requests(arm)),
                 figures.percent(figures.of_arm(arm, "success_rate")),
                 figures.seconds(figures.of_arm(arm, "ttft", "p50")),
                 figures.seconds(figures.of_arm(arm, "ttft", "p95")),
-                figures.stands(policy) if first else "",
             )
     parts: list[RenderableType] = [table if found["policies"] else Text("There are no policies.")]
+    if stands:
+        parts += [Text(), *stands]
     store = found["store"]
     if not store["available"]:
         words = f"The store {store['label']} does not answer: {store['reason']}. Weights stay."
@@ -164,6 +171,11 @@ def _parts(policy: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield Text(f"{policy['name']}: {policy['kind']} for {models}", style="bold")
     if policy["description"]:
         yield Text(policy["description"])
+    if policy["mirror"] is not None:  # Copies are not requests: an arm's figures are all empty.
+        yield Text(f"copies go to {policy['arms'][0]['to']}")
+        yield Text()
+        yield policy_report.mirror(policy["mirror"])
+        return
     said = figures.stands(policy)
     if said:
         yield Text(said)
@@ -173,9 +185,6 @@ def _parts(policy: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield from _rollout(policy["rollout"])
     if policy["experiment"] is not None:
         yield from _experiment(policy["experiment"])
-    if policy["mirror"] is not None:
-        yield Text()
-        yield policy_report.mirror(policy["mirror"])
 
 
 def _arms(policy: Mapping[str, Any]) -> Table:
@@ -191,10 +200,10 @@ def _arms(policy: Mapping[str, Any]) -> Table:
 
 
 def _titled(policy: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
-    """Return the arm's name with its share; a classifier has none to give."""
-    if policy["kind"] == "classifier":
+    """Return the arm's name with its share, if it has one."""
+    if policy["kind"] in _UNDIVIDED:
         return str(arm["name"])
-    return f"{arm['name']} ({arm['share']:g} %)"
+    return f"{arm['name']} ({figures.share(arm['share'])})"
 
 
 def _cell(arm: Mapping[str, Any], metric: str) -> str:
@@ -253,6 +262,7 @@ def _experiment(experiment: Mapping[str, Any]) -> Iterator[RenderableType]:
             figures.count(one["samples"]),
             one["text"],
         )
-    yield table
+    if experiment["comparisons"]:
+        yield table
     if experiment["mismatch"] is not None:
         yield Text(f"shares of traffic as given: p = {figures.chance(experiment['mismatch'])}")

@@ -58,6 +58,8 @@ def test_shares_chances_and_counts() -> None:
     assert [figures.percent(None), figures.percent(0.5)] == ["-", "50 %"]
     assert [figures.chance(p) for p in (None, 0.0004, 0.034)] == ["-", "< 0.001", "0.034"]
     assert [figures.count(n) for n in (None, 1234, 12.25)] == ["-", "1,234", "≈ 12.2"]
+    assert [figures.count(n, expected=True) for n in (0, 30.0)] == ["0", "≈ 30"]
+    assert [figures.share(n) for n in (100, 64.2857, 0.5)] == ["100 %", "64.29 %", "0.5 %"]
 
 
 def test_figures_of_an_arm() -> None:

@@ -98,9 +98,10 @@ async def test_status_lists_policies_with_their_arms() -> None:
         lines = _lines(shown.stdout)
         assert lines[1][:9] == ["new", "rollout", "baseline", "→", "m", "90", "%", "200", "95"]
         assert lines[2][:8] == ["canary", "→", "n", "10", "%", "10", "90", "%"]
-        assert "progressing, step 1 of 2, 10 % for the canary; waits for: " in shown.stdout
+        assert "new: progressing, step 1 of 2, 10 % for the canary; waits for: " in shown.stdout
         assert "not enough data" in shown.stdout
         assert "Nothing has been compared yet." in shown.stdout
+        assert lines[5][2:] == ["mirror", "→", "cluster", "c", "-", "-", "-", "-", "-"]
         as_json = await listener.sluice("policy", "status", "--json")
         assert [each["name"] for each in json.loads(as_json.stdout)["policies"]] == [
             "new",
@@ -137,6 +138,15 @@ async def test_a_classifier_s_arms_have_no_shares() -> None:
         assert ["auto", "classifier", "small", "→", "m", "-", "0", "-", "-", "-"] in _lines(said)
         said = (await listener.sluice("policy", "status", "auto")).stdout
         assert ["small", "large"] in _lines(said)
+
+
+async def test_status_of_a_young_split_has_no_table_of_effects() -> None:
+    """Heads without lines would look like a defect; shares are written short."""
+    arms = [{"name": "a", "model": "m", "weight": 9}, {"name": "b", "model": "n", "weight": 5}]
+    async with operated(split(arms=arms)) as (_, listener):
+        said = (await listener.sluice("policy", "status", "ab")).stdout
+        assert ["a", "(64.29", "%)", "b", "(35.71", "%)"] in _lines(said)
+        assert "effect, interval" not in said
 
 
 async def test_status_of_one_split_shows_effects() -> None:
@@ -218,7 +228,7 @@ async def test_rollouts_are_steered() -> None:
         assert (refused.exit_code, refused.stdout) == (1, "")
         assert "cannot pause: it has succeeded" in refused.stderr
         unknown = await listener.sluice("rollout", "pause", "ab")
-        assert (unknown.exit_code, "no policy `ab`" in unknown.stderr) == (1, True)
+        assert (unknown.exit_code, "no rollout `ab`" in unknown.stderr) == (1, True)
 
 
 async def test_a_person_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,8 +264,10 @@ async def test_a_report_shows_the_worst_pairs() -> None:
     """Content only where it was kept, and so that it cannot touch the terminal."""
     async with operated(MIRROR, rollout()) as (world, listener):
         mirrored = Mirrored()
-        mirrored.heard(pair(content=Content("hi\x1b[2J", "yes", "no")))
-        mirrored.heard(pair(request_id="r-2", copy=Figures(failure="time-out")))
+        epoch = world.processes[0].rules.rules["shadow"].epoch
+        mirrored.heard(pair(epoch=epoch, content=Content("hi\x1b[2J", "yes", "no")))
+        failed = Figures(failure="time-out")
+        mirrored.heard(pair(epoch=epoch, request_id="r-2", copy=failed))
         member = world.processes[0].member
         member.shared.report(lambda: {MIRRORS: mirrored.snapshot()})
         member.shared.add(mirrored.take())
@@ -271,10 +283,9 @@ async def test_a_report_shows_the_worst_pairs() -> None:
         assert (
             '"pairs": 2' in (await listener.sluice("policy", "report", "shadow", "--json")).stdout
         )
-        assert (
-            "shadow: mirror for every model"
-            in (await listener.sluice("policy", "status", "shadow")).stdout
-        )
+        status = (await listener.sluice("policy", "status", "shadow")).stdout
+        assert status.startswith("shadow: mirror for every model\ncopies go to cluster c\n")
+        assert status.count("2 pairs were compared") == 1
         wrong = await listener.sluice("policy", "report", "new")
         assert (wrong.exit_code, "only mirrors have a report" in wrong.stderr) == (1, True)
 

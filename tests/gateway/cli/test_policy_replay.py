@@ -91,7 +91,7 @@ def test_who_would_have_gone_where(folder: Path) -> None:
     rows = [row.split() for row in result.stdout.splitlines()]
     assert "100 requests, 2 lines that are none" in result.stdout
     assert ["0-blue", "route", "route", "a", "0", "20"] in rows
-    assert ["1-ab", "split", "x", "c", "10"] in rows
+    assert ["1-ab", "split", "x", "c", "≈", "10"] in rows
     assert ["2-auto", "classifier", "l", "d", "0", "20"] in rows
     assert ["new", "rollout", "baseline", "b", "20"] in rows
     assert ["(none", "applies)", "e", "20"] in rows
