@@ -123,7 +123,7 @@ def router(policies: Policies, explainer: Explain, main: MainLoop) -> APIRouter:
         409 says why it does not fit the rollout's phase.
         """
         by = (body or CommandBody()).by
-        state = await main.run(lambda: _told(policies.command(name, action, by), name))
+        state = await main.run(lambda: _told(policies.command(name, action, by), name, "rollout"))
         return RolloutBody(
             policy=name,
             phase=state["phase"],
@@ -144,13 +144,13 @@ def router(policies: Policies, explainer: Explain, main: MainLoop) -> APIRouter:
     return routes
 
 
-async def _told(work: Coroutine[Any, Any, T], name: str) -> T:
+async def _told(work: Coroutine[Any, Any, T], name: str, kind: str = "policy") -> T:
     """Return what `work` gives; its failures become answers."""
     try:
         return await work
     except KeyError:
         shown = name if len(name) <= MAX_NAME_CHARS else name[:MAX_NAME_CHARS] + "…"
-        message = f"There is no policy `{shown}` of this kind."
+        message = f"There is no {kind} `{shown}`."
         raise GatewayError(404, "policy_not_found", message) from None
     except RefusedError as error:
         raise GatewayError(409, "rollout_refused", f"{name}: {error}.") from None

@@ -78,4 +78,5 @@ def _first_of(details: Sequence[ErrorDetails]) -> GatewayError:
     first = details[0]
     param = ".".join(str(step) for step in first["loc"]) or None
     where = f"`{param}`: " if param else ""
-    return bad_request(f"{where}{first['msg']}.", param)
+    # Before the words of our own validators pydantic sets its own.
+    return bad_request(f"{where}{first['msg'].removeprefix('Value error, ')}.", param)

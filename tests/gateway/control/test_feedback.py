@@ -50,6 +50,12 @@ async def test_an_unknown_request(scores: Told | None) -> None:
     assert (error["code"], error["param"]) == ("request_not_found", "trace_id")
 
 
+async def test_what_is_wrong_is_said_in_our_words() -> None:
+    """Without the prefix that pydantic gives to errors of validators."""
+    answer = await post({"score": 1}, Told(Given.COUNTED))
+    assert answer.json()["error"]["message"] == "needs either request_id or trace_id."
+
+
 @pytest.mark.parametrize(
     "body",
     [
