@@ -74,7 +74,7 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--port", type=int, default=8000, help="0 lets the system choose")
     group.add_argument("--api-key", help="bearer token that /v1 routes require")
     group.add_argument("--keep-alive-s", type=float, default=5.0, help="idle connections close")
-    group.add_argument("--startup-duration", type=duration_s, default=0.0, help="port closed for")
+    group.add_argument("--startup-duration", type=duration_s, default="0s", help="port closed for")
     group.add_argument("--shutdown-timeout", type=float, default=0.0, help="drain, in seconds")
     group.add_argument("--enable-request-id-headers", action="store_true")
     group.add_argument("--lenient", action="store_true", help="refuse no more than a mock would")
@@ -92,12 +92,13 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--num-gpu-blocks", type=_positive, help="default: 4 full contexts")
     group.add_argument("--no-enable-prefix-caching", action="store_true")
     group.add_argument("--seed", type=int, default=0)
+    # As text: argparse reads it as it reads what is given, and help shows it with its unit.
     for name, default in (
-        ("--time-to-first-token", 0.020),
-        ("--inter-token-latency", 0.005),
-        ("--prefill-time-per-token", 0.00002),
-        ("--time-to-first-token-std-dev", 0.0),
-        ("--inter-token-latency-std-dev", 0.0),
+        ("--time-to-first-token", "20ms"),
+        ("--inter-token-latency", "5ms"),
+        ("--prefill-time-per-token", "0.02ms"),
+        ("--time-to-first-token-std-dev", "0ms"),
+        ("--inter-token-latency-std-dev", "0ms"),
     ):
         group.add_argument(name, type=duration_s, default=default, help="ms, or with a unit")
     group.add_argument("--time-factor-under-load", type=float, default=2.0)
