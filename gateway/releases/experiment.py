@@ -70,16 +70,20 @@ def fingerprint(policy: Policy) -> str:
 
 
 def begin(policy: Policy, before: Experiment | None) -> Experiment:
-    """Return the experiment to go on with: a new one in a new epoch if the file says another."""
+    """Return the experiment to go on with: a new one in a new epoch if the file says another.
+
+    So it is if a file that only reports takes a promotion back: the sums since are of one arm.
+    """
     mark = fingerprint(policy)
     if before is None:
         return Experiment(mark, 0)
-    return before if before.fingerprint == mark else Experiment(mark, before.epoch + 1)
+    undone = before.winner is not None and not _promotes(policy)
+    return Experiment(mark, before.epoch + 1) if undone or before.fingerprint != mark else before
 
 
 def weights(policy: Policy, state: Experiment | None) -> tuple[float, ...] | None:
     """Return the weights in the order of the arms; None for those of the file."""
-    if state is None or state.winner is None or state.fingerprint != fingerprint(policy):
+    if state is None or state.winner is None or begin(policy, state) is not state:
         return None
     return tuple(float(arm.name == state.winner) for arm in policy.arms)
 
@@ -147,6 +151,10 @@ def verdict(policy: Policy, state: Experiment) -> str:
         return f"not enough data: {least:,} of {split.analysis.min_samples:,} requests in an arm"
     said = [one["text"] for one in state.comparisons if one["decides"]]
     return "; ".join(said) or "nothing to compare yet"
+
+
+def _promotes(policy: Policy) -> bool:
+    return policy.split is not None and policy.split.on_decision == "promote"
 
 
 def _analysis(split: Split, metric: str) -> Analysis:

@@ -254,6 +254,23 @@ async def test_another_experiment_under_the_name_begins_anew() -> None:
         assert one.processes[1].member.status()[0]["state"]["counts"] == {"a": 0, "b": 0}
 
 
+async def test_a_promotion_can_be_taken_back() -> None:
+    """By a file that only reports: the arms share the requests again, and sums begin anew."""
+    async with world(split()) as one:
+        for process in one.processes:
+            process.serve("ab", "a", 700, 300)
+            process.serve("ab", "b", 970, 30)
+        await one.look()
+        assert one.processes[0].weights("ab") == (0, 1)
+        for process in one.processes:
+            process.rules = Rules([Policy.model_validate(split(on_decision="report"))], KNOWN)
+            process.member.follow()
+            assert process.weights("ab") == (1, 1)
+        await one.look(2)
+        assert [each.rules.rules["ab"].epoch for each in one.processes] == [1, 1]
+        assert one.processes[1].member.status()[0]["state"]["winner"] is None
+
+
 async def test_a_state_that_cannot_be_read_changes_nothing() -> None:
     """A newer gateway may have written it; the other policies go on."""
     async with world(rollout(), split(), processes=1) as one:
