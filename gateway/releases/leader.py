@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 from gateway.clock import Clock
 from gateway.config.policy import Policy
+from gateway.config.policy_rollout import Rollout
 from gateway.plan.evidence import Arms, Evidence
 from gateway.plan.gates import Watch
 from gateway.plan.match import Rules
@@ -102,7 +104,7 @@ class Leader:
         now = self._clock.wall()
         state = state_of(document)
         if state is None:
-            state = initial(rollout, now)
+            state = _unheard_of(rollout, document, now)
         if state.phase is Phase.PENDING and rollout.gates:
             # Raises without scipy: no canary begins that nobody could send back.
             await asyncio.to_thread(import_module, "gateway.stats.bounds")
@@ -162,7 +164,8 @@ class Leader:
         document = await self._store.get(key_of(policy.name))
         kept = document.value if isinstance(document.value, dict) else {}
         if policy.rollout is not None:
-            state = state_of(document) or initial(policy.rollout, self._clock.wall())
+            state = state_of(document)
+            state = state or _unheard_of(policy.rollout, document, self._clock.wall())
             said = {"kind": "rollout", "state": state.as_json(), "waiting": [UNJUDGED]}
             known = kept.get("waiting") == said["waiting"]
         else:
@@ -189,7 +192,7 @@ async def command(
     for _ in range(TRIES):
         document = await store.get(key_of(policy.name))
         now = clock.wall()
-        state = state_of(document) or initial(rollout, now)
+        state = state_of(document) or _unheard_of(rollout, document, now)
         after, events = obey(state, rollout, wanted, by, now)
         kept = document.value if isinstance(document.value, dict) else {}
         value = {**kept, "kind": "rollout", "state": after.as_json()}
@@ -219,8 +222,25 @@ def state_of(document: Document) -> RolloutState | None:
 
 
 def experiment_of(document: Document) -> Experiment | None:
-    """Return the experiment that a document holds; None if there is none."""
+    """Return the experiment that a document holds; None if there is none.
+
+    A rollout of the same name counts as another experiment: its epochs are used up.
+    """
     value = document.value
-    if not isinstance(value, Mapping) or value.get("kind") != "split":
+    if not isinstance(value, Mapping):
         return None
+    if value.get("kind") != "split":
+        return Experiment("", _last_epoch(document))
     return Experiment.of(value["state"])
+
+
+def _unheard_of(rollout: Rollout, document: Document, now: float) -> RolloutState:
+    """Return the state of a rollout that begins; what had its name has used up epochs."""
+    epoch = _last_epoch(document)
+    return replace(initial(rollout, now), epoch=epoch, baseline_epoch=epoch)
+
+
+def _last_epoch(document: Document) -> int:
+    """Return the epoch that a document of any kind is in: the store keeps the sums of all."""
+    state = document.value.get("state") if isinstance(document.value, Mapping) else None
+    return int(state.get("epoch", 0)) if isinstance(state, Mapping) else 0

@@ -254,6 +254,24 @@ async def test_another_experiment_under_the_name_begins_anew() -> None:
         assert one.processes[1].member.status()[0]["state"]["counts"] == {"a": 0, "b": 0}
 
 
+async def test_another_kind_of_policy_under_the_name_meets_no_old_sums() -> None:
+    """A rollout, then a split, then a rollout: no canary steps by what the first one did."""
+    async with world(rollout(), processes=1) as one:
+        process = one.processes[0]
+        process.serve("new", "baseline", 400)
+        process.serve("new", "canary", 40)
+        await one.look()
+        seen = [process.rules.rules["new"].epoch]
+        for policy in ({**split(), "name": "new"}, rollout()):
+            process.rules = Rules([Policy.model_validate(policy)], KNOWN)
+            process.member.follow()
+            await one.look(2)
+            seen.append(process.rules.rules["new"].epoch)
+        assert seen == sorted(set(seen))
+        assert process.weights("new") == (90, 10)
+        assert process.member.status()[0]["requests"] == 0
+
+
 async def test_a_promotion_can_be_taken_back() -> None:
     """By a file that only reports: the arms share the requests again, and sums begin anew."""
     async with world(split()) as one:
