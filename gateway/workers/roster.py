@@ -88,8 +88,10 @@ class Roster:
         answers = await self.ask(question)
         silent = [one.number for one in self.members if one.answers and one.number not in answers]
         if silent or not answers:
-            names = ", ".join(map(str, silent)) or "all"
+            names = ", ".join(map(str, silent))
             message = f"No answer from worker {names}; what the others were told holds there."
+            if not silent:  # Nobody was told, as while all of them start.
+                message = "No worker answers."
             raise GatewayError(503, "gateway_busy", message, retry=True, retry_after_s=1)
         return answers
 

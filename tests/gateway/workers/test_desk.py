@@ -163,6 +163,15 @@ async def test_without_workers_nothing_is_known(tmp_path: Path) -> None:
         assert code(await http.post("/admin/explain", json={})) == (503, "gateway_busy")
 
 
+async def test_what_nobody_was_told_holds_nowhere(tmp_path: Path) -> None:
+    """As while the workers start: no number is named, and nothing said of others."""
+    async with crew(tmp_path, 1) as one, desk(one) as http:
+        one.roster.members[0].answers = False
+        told = await http.delete("/admin/endpoints/a:1")
+    assert code(told) == (503, "gateway_busy")
+    assert told.json()["error"]["message"] == "No worker answers."
+
+
 async def test_other_routes_are_one_worker_s(tmp_path: Path) -> None:
     """With query, body and the answer's own type; a worker that is gone is passed over."""
     async with crew(tmp_path, 2) as one, desk(one) as http:
