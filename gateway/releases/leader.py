@@ -25,7 +25,15 @@ from gateway.plan.evidence import Arms, Evidence
 from gateway.plan.gates import Watch
 from gateway.plan.match import Rules
 from gateway.plan.rollout import advance, obey, waiting
-from gateway.plan.rollout_state import Command, Event, Phase, RolloutState, initial, read
+from gateway.plan.rollout_state import (
+    Command,
+    Event,
+    Phase,
+    RefusedError,
+    RolloutState,
+    initial,
+    read,
+)
 from gateway.releases import experiment
 from gateway.releases.collect import ByArm, by_arm, groups_by_arm, prefix_of
 from gateway.releases.experiment import Experiment
@@ -107,7 +115,7 @@ class Leader:
             state = _unheard_of(rollout, document, now)
         if state.phase is Phase.PENDING and rollout.gates:
             # Raises without scipy: no canary begins that nobody could send back.
-            await asyncio.to_thread(import_module, "gateway.stats.bounds")
+            await _load_analysis()
         under_way = state.phase in {Phase.PROGRESSING, Phase.PAUSED}
         evidence = await self._evidence(policy, state) if under_way else None
         after, events = advance(state, rollout, evidence, now)
@@ -184,11 +192,16 @@ async def command(
 ) -> RolloutState:
     """Do what a person asks of a rollout, from whichever process; return its new state.
 
-    Raises `RefusedError` if it does not fit, `StoreError`, and `TimeoutError` if the leader wrote
-    in between each time.
+    Raises `RefusedError` if it does not fit, or nobody could judge what it begins, `StoreError`,
+    and `TimeoutError` if the leader wrote in between each time.
     """
     rollout = policy.rollout
     assert rollout is not None  # noqa: S101  the caller looked
+    if wanted in {Command.START, Command.RESUME} and rollout.gates:
+        try:
+            await _load_analysis()
+        except ModuleNotFoundError:
+            raise RefusedError(f"cannot {wanted}: it needs {UNJUDGED}") from None
     for _ in range(TRIES):
         document = await store.get(key_of(policy.name))
         now = clock.wall()
@@ -200,6 +213,11 @@ async def command(
             await record(store, policy.name, events, None)
             return after
     raise TimeoutError(f"rollout {policy.name} is changing all the time")
+
+
+async def _load_analysis() -> None:
+    """Load what gates are judged with. Raises `ModuleNotFoundError` without numpy and scipy."""
+    await asyncio.to_thread(import_module, "gateway.stats.bounds")
 
 
 async def record(store: Store, policy: str, events: tuple[Event, ...], fence: Fence | None) -> None:

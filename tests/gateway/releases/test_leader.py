@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from gateway.plan.rollout_state import Command, RefusedError
 from gateway.releases.leader import UNJUDGED
 from gateway.releases.overview import Overview
 from tests.gateway.releases.test_member import World, rollout, split
@@ -26,6 +27,9 @@ async def test_without_scipy_no_canary_begins(monkeypatch: pytest.MonkeyPatch) -
     assert shown is not None
     assert (shown.phase, shown.waiting) == ("pending", [UNJUDGED])
     assert (await world.store.get(key)).version == written
+    for wanted in (Command.START, Command.RESUME):  # Not by hand, either.
+        with pytest.raises(RefusedError, match="needs the analysis"):
+            await process.member.command("new", wanted, "ada")
     assert await world.audit() == []
 
 
