@@ -84,10 +84,6 @@ class Live:
         self.refresh()
         return endpoint
 
-    def renew(self, cluster: str, endpoint: str) -> None:
-        """Let a registered endpoint stay for its term again. Raises as `Fleet.renew`."""
-        self.fleet.renew(cluster, endpoint)
-
     def remove(self, cluster: str, endpoint: str) -> None:
         """Let a registered endpoint go. Raises as `Fleet.remove`."""
         self.fleet.remove(cluster, endpoint)

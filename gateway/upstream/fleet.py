@@ -104,14 +104,6 @@ class Fleet:
         found.registered.register(member, term.ttl_s, self._monotonic())
         return member.id
 
-    def renew(self, cluster: str, endpoint: str) -> None:
-        """Let a registered endpoint stay for its term again.
-
-        Raises `GatewayError` 404 if it is not registered or no longer: it has to register anew.
-        """
-        if not self._open(cluster).registered.renew(endpoint, self._monotonic()):
-            raise _not_registered(endpoint, cluster)
-
     def remove(self, cluster: str, endpoint: str) -> None:
         """End a registration. It is gone with the next `refresh`; what it works on goes on.
 

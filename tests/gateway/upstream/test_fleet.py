@@ -109,16 +109,15 @@ def test_endpoints_register_renew_and_leave() -> None:
     assert [cluster.name for cluster in running.refresh(CLOCK.now)] == ["a"]
     endpoint = running.clusters["a"].endpoints[1]
     assert (endpoint.id, endpoint.weight, endpoint.max_inflight) == ("x:80", 2.0, 5)
-    running.renew("a", "x:80")
+    assert running.register("a", "http://x", Term(2.0, 5, 10)) == "x:80"
     assert running.refresh(CLOCK.now) == []
     running.remove("a", "x:80")
     running.refresh(CLOCK.now)
     assert ids(running, "a") == ["s:1"]
-    for call in (running.renew, running.remove):
-        with pytest.raises(GatewayError) as caught:
-            call("a", "x:80" * 100)
-        assert (caught.value.status, caught.value.code) == (404, "endpoint_not_found")
-        assert len(caught.value.message) < 300
+    with pytest.raises(GatewayError) as caught:
+        running.remove("a", "x:80" * 100)
+    assert (caught.value.status, caught.value.code) == (404, "endpoint_not_found")
+    assert len(caught.value.message) < 300
 
 
 def test_registrations_are_refused_with_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
