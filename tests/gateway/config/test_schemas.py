@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
 
 from gateway.config.policies import policy_schema
 from gateway.config.policy import KINDS, Policy
 from gateway.config.schema import schema
 from gateway.config.schemas import keys_at, schema_of
 from gateway.config.spec import Config
-
-
-def properties(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every property of every object in a schema."""
-    if isinstance(node, dict):
-        yield from node.get("properties", {}).items()
-        for value in node.values():
-            yield from properties(value)
-
-
-def references(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if isinstance(node.get("$ref"), str):
-            yield node["$ref"]
-        for value in node.values():
-            yield from references(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from references(value)
+from tests.support.schemas import properties, references
 
 
 def test_it_is_json_without_loose_ends() -> None:
