@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 from vision.tensors import DataType, TensorSpec
 
 Runtimes = Literal["tensorrt", "onnx", "torch"]
+PinnedFile = Annotated[str, Field(pattern=r"^[1-9][0-9]*/[^/]+$")]
+HexDigest = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class Spec(BaseModel):
@@ -255,10 +257,10 @@ class ModelConfig(Spec):
         description="Which to try, in this order, if their file is there: model.plan, model.onnx, "
         "model.pt2.",
     )
-    sha256: dict[str, str] = Field(
+    sha256: dict[PinnedFile, HexDigest] = Field(
         default_factory=dict,
         description="Pinned hashes: `1/model.onnx` → hex digest. A file with another one is not "
-        "loaded.",
+        "loaded, nor is a model file without one where another of its version has one.",
     )
     description: str = ""
 
