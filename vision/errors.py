@@ -77,6 +77,22 @@ class UnsupportedMedia(VisionError):
     default_code = "unsupported_media_type"
 
 
+class RouteNotFound(VisionError):
+    """Nothing is served at this path."""
+
+    status = 404
+    type = "invalid_request_error"
+    default_code = "not_found"
+
+
+class MethodNotAllowed(VisionError):
+    """The path is there, for other methods."""
+
+    status = 405
+    type = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+
 class ModelNotFound(VisionError):
     """The repository has no such model, or no such version of it."""
 
