@@ -76,6 +76,11 @@ class Preprocessing(Spec):
     crop: tuple[PositiveInt, PositiveInt] | None = Field(
         default=None, description="[height, width] of the centre; smaller images are padded with 0."
     )
+    rounding: Literal["torchvision", "transformers"] = Field(
+        default="torchvision",
+        description="Whose rule for the centre if `crop` leaves an odd number of pixels: "
+        "torchvision rounds half to even, transformers rounds down.",
+    )
     layout: Literal["chw", "hwc"] = "chw"
     scale: PositiveFloat = Field(
         default=1 / 255, description="Factor of each value from 0 to 255, before mean and std."
