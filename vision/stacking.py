@@ -89,11 +89,11 @@ def _copy(arrays: Sequence[Array], out: Array) -> None:
     if out.size <= HELD * len(arrays):
         np.concatenate(arrays, out=out, casting="no")
         return
-    target = memoryview(out).cast("B")
+    target = out.data.cast("B")
     start = 0
     for array in arrays:
         end = start + array.nbytes
-        target[start:end] = memoryview(np.ascontiguousarray(array)).cast("B")
+        target[start:end] = np.ascontiguousarray(array).data.cast("B")
         start = end
 
 
