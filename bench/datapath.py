@@ -36,9 +36,10 @@ from gateway.config.policy import Policy
 from gateway.config.policy_conflicts import Known
 from gateway.dispatch.mirror import Mirrors
 from gateway.dispatch.shared import Shared
+from gateway.model import Kind
 from gateway.plan.junction import Junction, junction_of
 from gateway.plan.match import Rules
-from gateway.plan.table import Plan, Table, plan_for
+from gateway.plan.table import Nature, Plan, Table, plan_for
 from gateway.proxy import Proxy
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import Metrics
@@ -117,7 +118,7 @@ class Bench:
         for endpoint in cluster.endpoints:
             endpoint.probed(True, clock.monotonic() - 3600)
             cluster.clients[endpoint.id] = client
-        plan = plan_for("m", "m", cluster.whole(), "m")
+        plan = plan_for("m", "m", cluster.whole(), "m", (), Nature(Kind.LLM))
         if policies:
             plan = replace(plan, junction=_junction(plan, cluster))
         table = Table({"m": plan})

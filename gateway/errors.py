@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from gateway.model import ErrorShape
+from gateway.model import ErrorShape, Kind
 
 
 class GatewayError(Exception):
@@ -95,6 +95,15 @@ def model_not_found(model: str) -> GatewayError:
     return GatewayError(
         404, "model_not_found", f"The model `{shown}` does not exist.", param="model"
     )
+
+
+def wrong_route(model: str, kind: Kind, path: str) -> GatewayError:
+    """The model is there, but it is of another kind than those that answer on this path."""
+    if kind is Kind.VISION:
+        words = "is a vision model: ask for it at /v1/predict"
+    else:
+        words = f"is no vision model, and {path} is for those"
+    return GatewayError(400, "wrong_route", f"The model `{model}` {words}.", param="model")
 
 
 def no_healthy_upstream(model: str, retry_after_s: int = 2) -> GatewayError:

@@ -39,6 +39,22 @@ class Dialect(StrEnum):
     TYPED = "typed"  # `event:` lines and typed objects, then an end event.
 
 
+class Kind(StrEnum):
+    """What a model does, and hence which routes it answers on."""
+
+    LLM = "llm"
+    VISION = "vision"
+
+
+class Body(StrEnum):
+    """What a request brings."""
+
+    JSON = "json"
+    FORM = "form"
+    IMAGE = "image"
+    ANY = "any"  # Of a route: one of these three, by its content type.
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One path that engines serve, with what is special about its API family."""
@@ -49,6 +65,9 @@ class Route:
     dialect: Dialect = Dialect.CHUNKS
     injects_usage: bool = False
     """Whether the family's streams report usage only when asked to."""
-    multipart: bool = False
-    """Whether the body is a form instead of JSON."""
+    body: Body = Body.JSON
+    """A form is passed on while it comes; whatever else is read whole, so that it can be sent
+    again."""
     shape: ErrorShape = ErrorShape.OPENAI
+    kind: Kind = Kind.LLM
+    """Whose models answer."""

@@ -10,7 +10,8 @@ from binascii import hexlify
 from random import Random
 
 from gateway.api.body import Facts, read_json
-from gateway.api.prepare import read_form
+from gateway.api.prepare import read
+from gateway.api.routes import check_kind
 from gateway.dispatch.attempts import Attempts
 from gateway.dispatch.first import first_reply
 from gateway.dispatch.mirror import Mirrors
@@ -20,7 +21,7 @@ from gateway.dispatch.resumption import resume
 from gateway.dispatch.shared import Shared
 from gateway.dispatch.steering import steer, subject_of
 from gateway.errors import GatewayError, internal_error, overloaded, shutting_down
-from gateway.model import Outcome, Route
+from gateway.model import Body, Outcome, Route
 from gateway.plan.table import Plan
 from gateway.relay.reply import Reply
 from gateway.telemetry.record import Record, Recorder
@@ -28,6 +29,7 @@ from gateway.wire.guard import Head
 from gateway.wire.types import Downstream, Request
 
 _LOG = logging.getLogger("sluice.proxy")
+_JSON = Body.JSON  # To reach it through its class takes 0.1 µs in Python 3.11.
 
 
 class Proxy:
@@ -59,11 +61,11 @@ class Proxy:
         record = self._begin(request.route, request.head, request.client)
         attempts: Attempts | None = None
         try:
-            if request.route.multipart:
-                facts = await read_form(request)
-            else:
+            if request.route.body is _JSON:
                 facts = read_json(request.body, self._max_json_depth)
-            plan = self._plan(facts, record)
+            else:
+                facts = await read(request, self._max_json_depth)
+            plan = self._plan(facts, request.route, record)
             if plan.junction is not None:
                 down, plan, facts = self._divert(plan, request, facts, record, down)
             attempts = Attempts(self._shared, request, facts, plan, record)
@@ -109,12 +111,14 @@ class Proxy:
             self._recorder.remembered.remember(record, request.head.field(b"traceparent"))
         return down, plan, facts
 
-    def _plan(self, facts: Facts, record: Record) -> Plan:
+    def _plan(self, facts: Facts, route: Route, record: Record) -> Plan:
         if self._shared.shed_s:
             raise overloaded("The gateway has more to do than it can.", self._shared.shed_s)
         plan = self._shared.table().lookup(facts.model or "")
         record.model = plan.model
         record.series = self._recorder.metrics.series(plan.label, record.route)
+        if plan.kind is not route.kind:
+            check_kind(plan, route)
         return plan
 
     def _commit(self, reply: Reply, attempts: Attempts, down: Downstream) -> None:

@@ -88,6 +88,7 @@ class View:
                     created if isinstance(created, int) else self._created,
                     owner if isinstance(owner, str) else "sluice",
                     kept,
+                    entry.kind,
                 )
             )
         return views

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.errors import bad_request
+from gateway.errors import GatewayError, bad_request
 
 MAX_PART_HEAD_BYTES = 8 * 1024
 """Starlette's own parser stops at 8 KiB of part headers as well."""
@@ -18,11 +18,13 @@ _BOUNDARY = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 # Parameters before `name` are skipped with their quoted values: a file's name may say anything.
-_NAME = re.compile(
+_BEFORE_NAME = (
     rb'\r\ncontent-disposition[ \t]*:[^;\r\n]*(?:;[^;"\r\n]*(?:"(?:[^"\\\r\n]|\\.)*"[^;"\r\n]*)?)*?'
-    rb';[ \t]*name=("?)model\1[ \t]*(?:;|\r\n|$)',
-    re.IGNORECASE,
+    rb";[ \t]*name"
 )
+_NAME = re.compile(_BEFORE_NAME + rb'=("?)model\1[ \t]*(?:;|\r\n|$)', re.IGNORECASE)
+# Spellings that some parsers read as a plain name, and others do not: RFC 2231's, blanks, escapes.
+_ODD_NAME = re.compile(_BEFORE_NAME + rb'(?:\*|[ \t]|=[ \t]|="[^"\r\n]*\\)', re.IGNORECASE)
 
 
 def boundary_of(content_type: bytes) -> bytes:
@@ -40,6 +42,10 @@ class ModelSearch:
         self._delimiter = b"--" + boundary
         self._at = 0  # Behind the delimiter that the part looked at begins with.
         self._searched = 0  # Where the next search for that part's end begins.
+        self.ended = False
+        """Whether the form's own end has been seen."""
+        self.odd = False
+        """Whether a part has a name that may be read in two ways."""
 
     def find(self, data: bytes | bytearray, *, whole: bool) -> tuple[int, int] | None:
         """Return the span of the field's value; `data` is all that has come so far.
@@ -53,17 +59,26 @@ class ModelSearch:
         self._at = self._at or len(delimiter)
         while (end := self._end_of_part(data)) >= 0:
             head_end = data.find(b"\r\n\r\n", self._at)
-            if _NAME.search(data, self._at, head_end):
+            begin, self._at = self._at, end + 2 + len(delimiter)
+            if _NAME.search(data, begin, head_end):
                 return _checked(data, head_end + 4, end)
-            self._at = end + 2 + len(delimiter)
+            self.odd = self.odd or _ODD_NAME.search(data, begin, head_end) is not None
         if whole:
             raise _no_model()
         return None
+
+    def find_another(self, data: bytes) -> bool:
+        """Say whether a whole form has one more, after `find` has found the first."""
+        try:
+            return self.find(data, whole=True) is not None
+        except GatewayError:
+            return False
 
     def _end_of_part(self, data: bytes | bytearray) -> int:
         """Return the offset of the delimiter after the part looked at, -1 if it has not come."""
         at = self._at
         if data[at : at + 2] == b"--":
+            self.ended = True
             raise _no_model()
         head_end = data.find(b"\r\n\r\n", at)
         if head_end < 0:
@@ -84,6 +99,23 @@ def find_model(data: bytes, boundary: bytes) -> tuple[int, int]:
     """
     span = ModelSearch(boundary).find(data, whole=True)
     assert span is not None  # noqa: S101  `whole` makes it raise instead
+    return span
+
+
+def only_model(data: bytes, boundary: bytes) -> tuple[int, int]:
+    """Return the span of the one `model` field of a whole form.
+
+    Of two, gateway and endpoint might take one each. Raises `GatewayError` 400.
+    """
+    search = ModelSearch(boundary)
+    span = search.find(data, whole=True)
+    assert span is not None  # noqa: S101  as above
+    if search.find_another(data):
+        raise bad_request("The form has more than one `model`.", "model")
+    if search.odd:
+        raise bad_request("The name of a part of the form can be read in two ways.")
+    if not search.ended:
+        raise bad_request("The form does not end with its boundary.")
     return span
 
 

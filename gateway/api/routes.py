@@ -7,7 +7,9 @@ admin routes cannot be reached through the gateway.
 from __future__ import annotations
 
 from gateway.api.body import Facts
-from gateway.model import Dialect, ErrorShape, Route
+from gateway.errors import wrong_route
+from gateway.model import Body, Dialect, ErrorShape, Kind, Route
+from gateway.plan.table import Plan
 from gateway.relay.watch import ChatWatcher, TypedWatcher, Watcher
 
 _TYPED = Dialect.TYPED
@@ -24,11 +26,12 @@ _ROUTES = (
     Route("/v1/score", "score"),
     Route("/tokenize", "tokenize"),
     Route("/detokenize", "detokenize"),
-    Route("/v1/audio/transcriptions", "transcriptions", multipart=True),
+    Route("/v1/audio/transcriptions", "transcriptions", body=Body.FORM),
 )
+_PREDICT = Route("/v1/predict", "predict", body=Body.ANY, kind=Kind.VISION)
 
-ROUTES = {route.path.encode(): route for route in _ROUTES}
-"""Path as on the wire → route. All of them are POST."""
+ROUTES = {route.path.encode(): route for route in (*_ROUTES, _PREDICT)} | {b"/predict": _PREDICT}
+"""Path as on the wire → route, which names the path upstream. All of them are POST."""
 
 
 def watcher_for(route: Route, facts: Facts, *, strip_usage: bool) -> Watcher:
@@ -36,3 +39,12 @@ def watcher_for(route: Route, facts: Facts, *, strip_usage: bool) -> Watcher:
     if route.dialect is Dialect.TYPED:
         return TypedWatcher()
     return ChatWatcher(facts.choices, strip_usage=strip_usage)
+
+
+def check_kind(plan: Plan, route: Route) -> None:
+    """Refuse a model that does not answer on this route, before any endpoint is asked.
+
+    What nobody has told of yet may be anything. Raises `GatewayError` 400.
+    """
+    if plan.kind is not None and plan.kind is not route.kind:
+        raise wrong_route(plan.model, plan.kind, route.path)

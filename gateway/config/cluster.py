@@ -112,7 +112,7 @@ class Health(Spec):
     metrics_path: UrlPath | None = Field(
         default="/metrics",
         description="Path of the engine's own metrics, read for its load with each probe (vLLM's "
-        "names); null for never.",
+        "names, or the vision service's); null for never.",
     )
 
 
@@ -240,8 +240,11 @@ class UpstreamTls(Spec):
 class Cluster(Spec):
     """A named set of equal replicas."""
 
-    kind: Literal["llm"] = Field(
-        default="llm", description="What the endpoints speak: an OpenAI API."
+    kind: Literal["llm", "vision"] | None = Field(
+        default=None,
+        description="What the endpoints serve: `llm`, language models by an OpenAI API, or "
+        "`vision`, models of images by /v1/predict. Without it as they say of each model in their "
+        "/v1/models (`owned_by: sluice-vision`).",
     )
     endpoints: tuple[Endpoint, ...] = Field(
         default=(),

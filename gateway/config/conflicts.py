@@ -27,6 +27,8 @@ class References(NamedTuple):
 
 
 Models = Mapping[str, References]
+Kinds = Mapping[str, str | None]
+"""What the clusters serve, where the configuration says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,13 @@ class Conflict:
     """Words that can follow the key."""
 
 
-def conflicts(clusters: Urls, models: Models) -> list[Conflict]:
+def conflicts(clusters: Urls, models: Models, kinds: Kinds) -> list[Conflict]:
     """Check the endpoints' URLs and the models' names against each other."""
     return [
         *_endpoints(clusters),
         *_references(clusters, models),
         *_aliases(models),
-        *_fallbacks(models),
+        *_fallbacks(models, kinds),
     ]
 
 
@@ -96,7 +98,7 @@ def _aliases(models: Models) -> Iterator[Conflict]:
             owner.setdefault(alias, name)
 
 
-def _fallbacks(models: Models) -> Iterator[Conflict]:
+def _fallbacks(models: Models, kinds: Kinds) -> Iterator[Conflict]:
     # Circles are harmless: only the first model's own list is followed.
     owner = {alias: name for name, (_, aliases, _) in models.items() for alias in aliases if alias}
     owner |= {name: name for name in models}
@@ -115,8 +117,16 @@ def _fallbacks(models: Models) -> Iterator[Conflict]:
                 )
             elif target == name:
                 yield Conflict(loc, f'"{fallback}" is the model itself')
+            elif not _alike(models[name], models[target], kinds):
+                words = "is a model of another kind: its cluster serves"
+                yield Conflict(loc, f'"{fallback}" {words} {kinds[models[target].cluster or ""]}')
             elif target in first:
                 where = f"number {first[target] + 1} of this list"
                 yield Conflict(loc, f'"{fallback}" is the same model as {where}')
             else:
                 first[target] = index
+
+
+def _alike(one: References, other: References, kinds: Kinds) -> bool:
+    first, second = kinds.get(one.cluster or ""), kinds.get(other.cluster or "")
+    return first is None or second is None or first == second

@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config.conflicts import Loc, Models, References, Urls, conflicts, nearest
+from gateway.config.conflicts import Kinds, Loc, Models, References, Urls, conflicts, nearest
 from gateway.config.names import endpoint_url
 from gateway.config.problems import Problem, key_path
 from gateway.config.schema import known_keys
 from gateway.config.tree import Position, Tree
+from gateway.model import Kind
 
 _NUMBER = "must be a number"
 _WHOLE = "must be a whole number"
@@ -125,18 +126,19 @@ def _problem(file: str, position: Position, loc: Loc, message: str) -> Problem:
     return Problem(file, position.line, position.column, key_path(loc), message)
 
 
-def _names(value: object) -> tuple[Urls, Models]:
+def _names(value: object) -> tuple[Urls, Models, Kinds]:
     """Return what `conflicts` compares, as far as a refused configuration has it."""
     clusters, models = _member(value, "clusters"), _member(value, "models")
     if not isinstance(clusters, dict):
-        return {}, {}  # Then every model would seem to name a missing cluster.
+        return {}, {}, {}  # Then every model would seem to name a missing cluster.
     urls = {
         name: [_url(_member(endpoint, "url")) for endpoint in _items(_member(cluster, "endpoints"))]
         for name, cluster in clusters.items()
     }
+    kinds = {name: _kind(_member(cluster, "kind")) for name, cluster in clusters.items()}
     if not isinstance(models, dict):
-        return urls, {}
-    return urls, {
+        return urls, {}, kinds
+    known = {
         name: References(
             _text(_member(model, "cluster")),
             [_text(alias) for alias in _items(_member(model, "aliases"))],
@@ -144,6 +146,7 @@ def _names(value: object) -> tuple[Urls, Models]:
         )
         for name, model in models.items()
     }
+    return urls, known, kinds
 
 
 def _member(value: object, key: str) -> object:
@@ -156,6 +159,10 @@ def _items(value: object) -> Sequence[object]:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _kind(value: object) -> str | None:
+    return value if isinstance(value, str) and value in set(Kind) else None
 
 
 def _url(value: object) -> str | None:

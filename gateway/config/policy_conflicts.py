@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple, Self
 
@@ -29,6 +29,9 @@ class Known:
     clusters: Collection[str]
     discovers: bool
     """Whether further models are learnt from endpoints; then an unknown name may yet be one."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """What models and clusters are, where the configuration says so: `cluster NAME`, `model NAME`.
+    """
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -38,6 +41,7 @@ class Known:
             {name: model.aliases for name, model in config.models.items()},
             tuple(config.clusters),
             not named.issuperset(config.clusters),
+            {name: kind for name, kind in _kinds(config) if kind is not None},
         )
 
     def expand(self, names: Sequence[str]) -> frozenset[str]:
@@ -47,6 +51,13 @@ class Known:
     def owner(self, name: str) -> str:
         """Return the model that a name stands for."""
         return next((model for model, aliases in self.models.items() if name in aliases), name)
+
+
+def _kinds(config: Config) -> Iterator[tuple[str, str | None]]:
+    for name, cluster in config.clusters.items():
+        yield f"cluster {name}", cluster.kind
+    for name, model in config.models.items():
+        yield f"model {name}", config.clusters[model.cluster].kind
 
 
 class PolicyConflict(NamedTuple):
@@ -67,6 +78,7 @@ def policy_conflicts(policies: Sequence[Policy], known: Known) -> list[PolicyCon
     active = [(index, policy) for index, policy in enumerate(policies) if policy.enabled]
     for index, policy in active:
         found += [PolicyConflict(index, *flaw) for flaw in _unknown(policy, known)]
+        found += [PolicyConflict(index, *flaw) for flaw in _other_kind(policy, known)]
     for (_, earlier), (index, later) in combinations(active, 2):
         if earlier.steers == later.steers:
             found += [PolicyConflict(index, *flaw) for flaw in _between(earlier, later, known)]
@@ -114,6 +126,18 @@ def _unknown(policy: Policy, known: Known) -> Iterator[tuple[Loc, str]]:
                 (*loc, "cluster"),
                 f'names the cluster "{target.cluster}", which does not exist{hint}',
             )
+
+
+def _other_kind(policy: Policy, known: Known) -> Iterator[tuple[Loc, str]]:
+    asked = {known.kinds.get(f"model {known.owner(name)}") for name in policy.match.models} - {None}
+    for loc, target in targets(policy):
+        if target.cluster is not None:
+            where, key = f"cluster {target.cluster}", "cluster"
+        else:
+            where, key = f"model {known.owner(target.model or '')}", "model"
+        kind = known.kinds.get(where)
+        if kind is not None and asked - {kind}:
+            yield (*loc, key), f"leads to where {kind} models are; those it matches are others"
 
 
 def _between(earlier: Policy, later: Policy, known: Known) -> Iterator[tuple[Loc, str]]:

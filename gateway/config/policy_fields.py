@@ -175,7 +175,7 @@ Patch = Annotated[Mapping[Text, JsonValue], AfterValidator(_patch)]
 
 
 class Override(Spec):
-    """Fields of the request's body that an arm sets. Uploads (multipart bodies) are left alone."""
+    """Fields of the request's JSON body that an arm sets. Forms and images are left alone."""
 
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = Field(
         default=None, description="Sampling temperature in place of the client's; OpenAI: 0 to 2."

@@ -24,6 +24,7 @@ RouteName = Literal[
     "tokenize",
     "detokenize",
     "transcriptions",
+    "predict",
 ]
 """The names in `gateway.api.routes`; a test keeps the two equal."""
 

@@ -105,6 +105,7 @@ class Config(Spec):
                 name: References(model.cluster, model.aliases, model.fallbacks)
                 for name, model in self.models.items()
             },
+            {name: cluster.kind for name, cluster in self.clusters.items()},
         )
         errors = [
             InitErrorDetails(

@@ -12,13 +12,15 @@ from gateway.errors import model_not_found
 
 
 def entry(model: ModelView) -> dict[str, object]:
-    """Return OpenAI's model object; the engine's further fields follow OpenAI's four."""
+    """Return OpenAI's model object; its kind and the engine's fields follow OpenAI's four."""
     own: dict[str, object] = {
         "id": model.id,
         "object": "model",
         "created": model.created,
         "owned_by": model.owned_by,
     }
+    if model.kind is not None:
+        own["kind"] = model.kind
     return own | {key: value for key, value in model.metadata.items() if key not in own}
 
 

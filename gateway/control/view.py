@@ -25,6 +25,8 @@ class ModelView:
     owned_by: str
     metadata: Mapping[str, object]
     """The engine's own entry in its `/v1/models`: `max_model_len`, `root` and whatever else."""
+    kind: str | None = None
+    """`llm` or `vision`; None while nobody has said."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from gateway.api.body import Facts
-from gateway.api.prepare import outgoing
+from gateway.api.prepare import media_of, outgoing
 from gateway.api.routes import watcher_for
 from gateway.api.traits import traits_of
 from gateway.config.policy import Mirror
@@ -35,7 +35,7 @@ from gateway.dispatch.attempt import send
 from gateway.dispatch.couple import Both, Compared, figures_of, is_whole, liken
 from gateway.dispatch.tap import Kept, Sink, Tap
 from gateway.errors import GatewayError
-from gateway.model import Outcome
+from gateway.model import Body, Outcome
 from gateway.plan.likeness import Figures
 from gateway.plan.override import Override
 from gateway.plan.table import Plan
@@ -225,7 +225,7 @@ class Copy:
         """Return the copy as its engine gets it."""
         order = self.order
         request, plan, body = replace(order.request, body=order.body), order.plan, order.body
-        if order.override is not None and not request.route.multipart:
+        if order.override is not None and media_of(request) is Body.JSON:
             request.body = order.override.apply(body, request.route.name)
         lines = lease.client.head(request.route.path)
         if plan.pool.owner.spec.forward_authorization:

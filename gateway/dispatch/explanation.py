@@ -9,10 +9,12 @@ import secrets
 from collections.abc import Callable, Mapping
 
 from gateway.api.body import read_json
-from gateway.api.routes import ROUTES
+from gateway.api.prepare import media_of
+from gateway.api.routes import ROUTES, check_kind
 from gateway.api.traits import session_of
 from gateway.dispatch.steering import subject_of
 from gateway.errors import bad_request
+from gateway.model import Body
 from gateway.plan.explain import Explanation, explain
 from gateway.plan.table import Table
 from gateway.telemetry.record import Record
@@ -42,8 +44,10 @@ class Explainer:
         paths without JSON bodies.
         """
         route = ROUTES.get(path.encode())
-        if route is None or route.multipart:
-            known = ", ".join(key.decode() for key, one in ROUTES.items() if not one.multipart)
+        if route is None or route.body is Body.FORM:
+            known = ", ".join(
+                key.decode() for key, one in ROUTES.items() if one.body is not Body.FORM
+            )
             raise bad_request(f"The path must be one of: {known}.", "path")
         fields = [
             (name.lower().encode(), value.encode("latin-1", "replace"))
@@ -51,12 +55,16 @@ class Explainer:
             if name.lower() not in _FRAMING
         ]
         head = read_head([(b"host", b"explain"), *fields], self._limits)
+        request = Request(route, head, body, "")
+        if media_of(request) is not Body.JSON:
+            raise bad_request("Only requests with JSON bodies can be explained.", "headers")
         facts = read_json(body, self._limits.json_depth)
         plan = self._table().lookup(facts.model or "")
+        check_kind(plan, route)
         request_id = head.request_id or secrets.token_hex(16).encode()
         record = Record(route.name, request_id, "", self._monotonic())
         record.model = plan.model
-        subject = subject_of(Request(route, head, body, ""), facts, record)
+        subject = subject_of(request, facts, record)
         keys = plan.pool.owner.spec.session.keys
         prompt = bytes(facts.messages) or bytes(facts.prompt)
         traits = Traits(facts.stream is True, session_of(head, facts, keys), prompt)

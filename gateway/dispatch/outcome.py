@@ -5,6 +5,7 @@ Pure.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -32,6 +33,7 @@ class Cause(StrEnum):
     BROKEN = "broken"  # An error status, an error in the stream, or not what HTTP or SSE allow.
     REFUSED = "refused"  # The gateway's own credentials, or a redirect.
     LEAVING = "leaving"  # The engine is shutting down or asleep, and says so.
+    UNREADY = "unready"  # 503: the endpoint does not have this model loaded now, and says so.
     OVERLOADED = "overloaded"  # 503, or an error in the stream that means it.
     LIMITED = "limited"  # 429.
     TOO_LONG = "too_long"  # 400: the prompt does not fit into this model's context.
@@ -40,10 +42,12 @@ class Cause(StrEnum):
 UNSENT = frozenset({Cause.UNREACHABLE, Cause.DEAF, Cause.SCARCE})
 """Not a byte of the request has left."""
 
-MOVED = frozenset({Cause.UNREACHABLE, Cause.DEAF, Cause.LOST, Cause.LEAVING})
-"""The endpoint is gone: trying another moves its load there and adds none."""
+MOVED = frozenset({Cause.UNREACHABLE, Cause.DEAF, Cause.LOST, Cause.LEAVING, Cause.UNREADY})
+"""The endpoint is gone, or has not begun: trying another moves its load there and adds none."""
 
-_NOT_AT_FAULT = frozenset({Cause.SCARCE, Cause.OVERLOADED, Cause.LIMITED, Cause.TOO_LONG})
+_NOT_AT_FAULT = frozenset(
+    {Cause.SCARCE, Cause.UNREADY, Cause.OVERLOADED, Cause.LIMITED, Cause.TOO_LONG}
+)
 
 
 SCARCE_S = 1
@@ -67,6 +71,7 @@ class Verdict:
 # vLLM's words after SIGTERM, while /health still answers 200, those of a sleeping engine, and those
 # of a gateway that is one of our endpoints and is being ended (`errors.shutting_down`).
 _LEAVING = ("cannot schedule new futures", "engine is sleeping", "is shutting down")
+_UNREADY = re.compile(rb'"code"\s*:\s*"model_not_ready"')  # The vision service's.
 _QUOTED = ("The engine failed: The engine failed: ", "The engine failed: The engine answered ")
 
 
@@ -137,6 +142,8 @@ def _failed(reply: Reply) -> Verdict:
     if _is_leaving(detail):
         return Verdict(Cause.LEAVING, upstream_error(message))
     if reply.status == 503:
+        if _UNREADY.search(reply.body) is not None:
+            return Verdict(Cause.UNREADY, upstream_overloaded(message))
         return Verdict(Cause.OVERLOADED, upstream_overloaded(message))
     if reply.status == 504:
         return Verdict(Cause.SILENT, upstream_timeout(message))

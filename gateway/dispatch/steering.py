@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from gateway.api.body import Facts, read_json
+from gateway.api.body import Facts
+from gateway.api.prepare import media_of, read_whole
 from gateway.errors import no_healthy_upstream
+from gateway.model import Body
 from gateway.plan.match import Subject
 from gateway.plan.table import Plan
 from gateway.telemetry.arms import ArmTallies
@@ -53,10 +55,10 @@ def steer(
             record.group = crc32(rule.sticky(subject))
     if course.plan is None:
         raise no_healthy_upstream(plan.model)
-    if course.override is not None and not request.route.multipart:
+    if course.override is not None and media_of(request) is Body.JSON:
         request.body = course.override.apply(request.body, record.route)
         # It was valid, and no field that could name a model or choices may be set.
-        facts = read_json(request.body, max_depth=_ANY_DEPTH)
+        facts = read_whole(request, max_depth=_ANY_DEPTH)
     return course.plan, facts
 
 

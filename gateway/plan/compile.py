@@ -10,12 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.config.spec import Config
+from gateway.model import Kind
 from gateway.plan.classify import Classifier
 from gateway.plan.junction import junction_of
 from gateway.plan.match import Rules
-from gateway.plan.table import Entry, Plan, Table, plan_for
+from gateway.plan.table import Entry, Nature, Plan, Table, plan_for
 from gateway.upstream.cluster import Cluster
 from gateway.upstream.endpoint import Endpoint
+
+VISION_OWNER = "sluice-vision"
+"""Who owns the models in the list of a vision service of ours."""
 
 
 def compile_table(
@@ -36,12 +40,10 @@ def compile_table(
         cluster = clusters[model.cluster]
         upstream = model.upstream_model or name
         metadata = _metadata(cluster, upstream)
-        longest = _max_model_len(metadata)
+        nature = _nature(cluster, metadata)
         for alias in (name, *model.aliases):
-            plans[alias] = plan_for(
-                alias, name, cluster.whole(), upstream, model.fallbacks, longest
-            )
-            entries[alias] = Entry(cluster.name, metadata)
+            plans[alias] = plan_for(alias, name, cluster.whole(), upstream, model.fallbacks, nature)
+            entries[alias] = Entry(cluster.name, metadata, nature.kind)
     for cluster in clusters.values():
         if cluster.name in named:
             continue
@@ -49,9 +51,9 @@ def compile_table(
             if model_id not in plans:
                 pool = cluster.part(endpoints)
                 metadata = _metadata(cluster, model_id)
-                longest = _max_model_len(metadata)
-                plans[model_id] = plan_for(model_id, model_id, pool, model_id, (), longest)
-                entries[model_id] = Entry(cluster.name, metadata)
+                nature = _nature(cluster, metadata)
+                plans[model_id] = plan_for(model_id, model_id, pool, model_id, (), nature)
+                entries[model_id] = Entry(cluster.name, metadata, nature.kind)
     if rules is not None:
         for name, plan in list(plans.items()):
             lanes = rules.of(name)
@@ -62,10 +64,14 @@ def compile_table(
 
 
 def _listed(cluster: Cluster) -> dict[str, list[Endpoint]]:
+    """Return who lists each model; of two kinds under one name the first."""
     found: dict[str, list[Endpoint]] = {}
+    kinds: dict[str, Kind | None] = {}
     for endpoint in cluster.endpoints:
-        for model_id in endpoint.models:
-            found.setdefault(model_id, []).append(endpoint)
+        for entry in cluster.models.get(endpoint.id, ()):
+            model_id, kind = entry["id"], _kind(cluster, entry)
+            if kinds.setdefault(model_id, kind) is kind:
+                found.setdefault(model_id, []).append(endpoint)
     return found
 
 
@@ -75,6 +81,18 @@ def _metadata(cluster: Cluster, model_id: str) -> Mapping[str, Any]:
             if entry["id"] == model_id:
                 return entry
     return {}
+
+
+def _nature(cluster: Cluster, metadata: Mapping[str, Any]) -> Nature:
+    return Nature(_kind(cluster, metadata), _max_model_len(metadata))
+
+
+def _kind(cluster: Cluster, metadata: Mapping[str, Any]) -> Kind | None:
+    if cluster.spec.kind is not None:
+        return Kind(cluster.spec.kind)
+    if not metadata:
+        return None
+    return Kind.VISION if metadata.get("owned_by") == VISION_OWNER else Kind.LLM
 
 
 def _max_model_len(metadata: Mapping[str, Any]) -> int | None:

@@ -16,7 +16,7 @@ from gateway.config.policy_split import Arm
 from gateway.plan.classify import Classifier
 from gateway.plan.match import Lanes, Rule, Subject
 from gateway.plan.override import Override
-from gateway.plan.table import Plan, plan_for
+from gateway.plan.table import Nature, Plan, plan_for
 
 if TYPE_CHECKING:
     from gateway.upstream.cluster import Cluster
@@ -97,9 +97,25 @@ def junction_of(
                 classifiers.get(rule.policy.name),
             )
             for rule in rules
+            if all(_fits(arm, plan, plans, clusters) for arm in rule.policy.arms)
         )
 
     return Junction(branches(lanes.steering), branches(lanes.mirrors))
+
+
+def _fits(
+    arm: Target, plan: Plan, plans: Mapping[str, Plan], clusters: Mapping[str, Cluster]
+) -> bool:
+    """Whether requests for the model can be answered where the arm leads, as far as is known.
+
+    A policy for every model is one for all of its arms' kind.
+    """
+    kind: str | None = None
+    if arm.cluster is not None:
+        kind = clusters[arm.cluster].spec.kind
+    elif arm.model in plans:
+        kind = plans[arm.model].kind
+    return kind is None or plan.kind is None or kind == plan.kind
 
 
 def _course(
@@ -120,7 +136,7 @@ def _target(
     if arm.cluster is not None:
         pool = clusters[arm.cluster].whole()
         upstream = arm.upstream_model or plan.upstream_model
-        return plan_for(plan.model, plan.label, pool, upstream, plan.fallbacks)
+        return plan_for(plan.model, plan.label, pool, upstream, plan.fallbacks, Nature(plan.kind))
     other = plans.get(arm.model or "")
     if other is None:
         return None
@@ -132,5 +148,5 @@ def _target(
         other.pool,
         other.upstream_model,
         other.fallbacks,
-        other.max_model_len,
+        Nature(other.kind, other.max_model_len),
     )

@@ -227,13 +227,16 @@ class _Embeddings(msgspec.Struct, gc=False):
     data: list[_Embedding] = []
 
 
-class _Predictions(msgspec.Struct, gc=False):
-    predictions: list[Any] = []
-
-
 class _Prediction(msgspec.Struct, gc=False):
     label: str | int = msgspec.field(name="class", default="")
     confidence: float = 0.0
+    embedding: list[float] | None = None
+
+
+class _Predictions(msgspec.Struct, gc=False):
+    predictions: list[_Prediction] | None = None
+    results: list[_Predictions] | None = None
+    """Of a request with several items; one that failed has no predictions."""
 
 
 _EMBEDDINGS = msgspec.json.Decoder(_Embeddings)
@@ -253,15 +256,20 @@ def _vector(value: list[float] | str) -> tuple[float, ...]:
     return tuple(array("f", packed[: len(packed) // 4 * 4]))
 
 
-def _predictions(body: bytes) -> Saying:
-    found = _PREDICTIONS.decode(body).predictions
-    inputs = found if found and isinstance(found[0], list) else [found]
-    return Saying(predictions=tuple(tuple(map(_prediction, one)) for one in inputs))
-
-
-def _prediction(value: Any) -> Prediction:
-    found = msgspec.convert(value, _Prediction)
-    return Prediction(str(found.label), found.confidence)
+def _predictions(body: bytes) -> Saying | None:
+    whole = _PREDICTIONS.decode(body)
+    items = [whole] if whole.results is None else whole.results
+    if whole.predictions is None and whole.results is None:
+        return None
+    found = [item.predictions or [] for item in items]
+    vectors = tuple(tuple(one.embedding) for item in found for one in item if one.embedding)
+    if vectors:
+        return Saying(vectors=vectors)
+    return Saying(
+        predictions=tuple(
+            tuple(Prediction(str(one.label), one.confidence) for one in item) for item in found
+        )
+    )
 
 
 _WHOLE: Mapping[str, Callable[[bytes], Saying | None]] = {

@@ -12,10 +12,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import model_not_found
+from gateway.model import Kind
 
 if TYPE_CHECKING:
     from gateway.plan.junction import Junction
     from gateway.upstream.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Nature:
+    """What is known of a model, whoever serves it."""
+
+    kind: Kind | None = None
+    max_model_len: int | None = None
+
+
+_UNKNOWN = Nature()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,8 @@ class Plan:
     """Names that answer in its place, in order; looked up when they are needed."""
     max_model_len: int | None = None
     """Tokens that prompt and answer may have together, as the engine lists it."""
+    kind: Kind | None = None
+    """Which routes it answers on; None while nobody has said."""
     rename: Callable[[bytes], bytes] | None = field(default=None, compare=False)
     """Puts `model` where the engine wrote `upstream_model`; None when they are the same."""
     junction: Junction | None = field(default=None, compare=False)
@@ -44,11 +58,12 @@ def plan_for(
     pool: Pool,
     upstream_model: str,
     fallbacks: tuple[str, ...] = (),
-    max_model_len: int | None = None,
+    nature: Nature = _UNKNOWN,
 ) -> Plan:
     """Make the plan of one name."""
     rename = None if model == upstream_model else renamer(upstream_model, model)
-    return Plan(model, label, pool, upstream_model, fallbacks, max_model_len, rename)
+    longest, kind = nature.max_model_len, nature.kind
+    return Plan(model, label, pool, upstream_model, fallbacks, longest, kind, rename)
 
 
 def renamer(old: str, new: str) -> Callable[[bytes], bytes]:
@@ -78,6 +93,7 @@ class Entry:
     cluster: str
     metadata: Mapping[str, Any]
     """The engine's own entry; empty until an endpoint has listed it."""
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)

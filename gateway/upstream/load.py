@@ -2,7 +2,8 @@
 
 Reads vLLM's Prometheus text. The names are those of vLLM 0.32: gauges `vllm:num_requests_running`,
 `vllm:num_requests_waiting`, `vllm:kv_cache_usage_perc` (0 to 1) and `vllm:engine_sleep_state`, one
-series for each of the server's engine cores.
+series for each of the server's engine cores. Or our vision service's: `sluice_vision_queue_rows`,
+one series for each version of a model.
 
 Pure.
 """
@@ -25,6 +26,8 @@ _SERIES = re.compile(
     rb"(?:\{(.*)\})? ([^ \r\n]+)"
 )
 _AWAKE = b'sleep_state="awake"'
+_VISION = re.compile(rb"\nsluice_vision_queue_rows(?:\{.*\})? ([^ \r\n]+)")
+_VISION_TYPE = b"\n# TYPE sluice_vision_queue_rows "
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +45,16 @@ class EngineLoad:
 
 
 def parse_load(text: bytes) -> EngineLoad | None:
-    """Read a scrape; None if it is not vLLM's. Costs 50 µs for the 64 KB of vLLM."""
+    """Read a scrape; None if it is of neither kind. Costs 50 µs for the 64 KB of vLLM."""
     values: dict[bytes, list[float]] = {}
     for name, labels, number in _SERIES.findall(b"\n" + text):
         if name == b"engine_sleep_state" and _AWAKE not in labels:
             continue
-        try:
-            value = float(number)
-        except ValueError:
-            continue
-        if isfinite(value):
+        value = _number(number)
+        if value is not None:
             values.setdefault(name, []).append(value)
+    if not values and _VISION_TYPE in text:
+        return _vision(text)
     running, waiting = values.get(b"num_requests_running"), values.get(b"num_requests_waiting")
     if running is None or waiting is None:
         return None
@@ -63,6 +65,20 @@ def parse_load(text: bytes) -> EngineLoad | None:
         kv_usage=max(values.get(b"kv_cache_usage_perc", (0.0,))),
         asleep=awake is not None and not any(awake),
     )
+
+
+def _vision(text: bytes) -> EngineLoad:
+    """Rows that run are told by nobody: a batch is over before the next scrape."""
+    waiting = sum(_number(number) or 0.0 for number in _VISION.findall(text))
+    return EngineLoad(running=0.0, waiting=waiting, kv_usage=0.0, asleep=False)
+
+
+def _number(text: bytes) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if isfinite(value) else None
 
 
 def extra_load(load: EngineLoad, inflight: int) -> float:

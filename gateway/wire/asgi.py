@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import GatewayError, bad_request
-from gateway.model import Route
+from gateway.model import Body, Route
 from gateway.wire.guard import Head, Limits, body_too_large, read_head
 from gateway.wire.queued import AbortedError, QueuedDownstream, ask
 from gateway.wire.types import Refuse, Request, Serve
@@ -54,6 +54,8 @@ class DataPlaneApp:
                 self._limits,
                 http_1_0=scope.get("http_version") == "1.0",
             )
+            if route.body is Body.ANY:
+                head.query = scope["query_string"]
             body = await self._body(receive, head)
         except GatewayError as error:
             lines = self._refuse(route, head, error, client)

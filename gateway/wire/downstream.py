@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.errors import GatewayError, bad_request
-from gateway.model import ErrorShape, Route
+from gateway.model import Body, ErrorShape, Route
 from gateway.wire.exchange import Exchange
 from gateway.wire.familiar import FamiliarHead
 from gateway.wire.guard import Head, Limits, head_too_large, read_head
@@ -258,7 +258,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
             and not head.expects_continue
             and exchange.keep_alive
             and not self.http_1_0
-            and not exchange.route.multipart
+            and exchange.route.body is not Body.FORM
         ):
             self._familiar.learn(data, (head, exchange.route))
 
@@ -327,6 +327,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
         if route is None:
             self._pass_to_app(head)
         else:
+            if route.body is Body.ANY:
+                head.query = httptools.parse_url(self.url).query or b""
             exchange = Exchange(self, route, head)
             exchange.keep_alive = (
                 not self.http_1_0 and self.parser.should_keep_alive() and not self.plane.closing

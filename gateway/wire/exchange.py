@@ -11,7 +11,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.errors import GatewayError
-from gateway.model import Route
+from gateway.model import Body, Route
 from gateway.wire.guard import Head, body_too_large
 from gateway.wire.types import Request, Source
 
@@ -29,6 +29,7 @@ class _Wake:
 
 
 _WAKE = _Wake()
+_FORM = Body.FORM
 
 
 class BodyPieces:
@@ -133,7 +134,7 @@ class Exchange:
             self._welcome()
 
     def _welcome(self) -> None:
-        if self.route.multipart:
+        if self.route.body is _FORM:
             self._rest = BodyPieces(self._protocol.flow)
             for piece in self.body:
                 self._rest.put(piece)

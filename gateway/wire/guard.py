@@ -92,6 +92,8 @@ class Head:
     """How long the client's SDK waits for the first byte; 0 if it does not say."""
     priority: bytes = b""
     """What the client wrote as x-priority."""
+    query: bytes = b""
+    """What stands behind the path's `?`, as it was written; only where a route reads it."""
     _found: dict[bytes, bytes] | None = field(default=None, repr=False, compare=False)
 
     def field(self, name: bytes) -> bytes:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import pytest
 
 from gateway.api.body import Facts
-from gateway.api.routes import ROUTES, watcher_for
-from gateway.model import ErrorShape
+from gateway.api.routes import ROUTES, check_kind, watcher_for
+from gateway.errors import GatewayError
+from gateway.model import ErrorShape, Kind
+from gateway.plan.table import Nature, plan_for
 from gateway.relay.watch import ChatWatcher, TypedWatcher
 from tests.support.engine import DONE, finish, token, usage
+from tests.support.pools import pool_of
 
 
 def test_each_route_is_found_under_its_own_path() -> None:
     """Keys are the paths on the wire, names are distinct: they become labels."""
-    assert {path.decode() for path in ROUTES} == {route.path for route in ROUTES.values()}
-    assert len({route.name for route in ROUTES.values()}) == len(ROUTES)
+    paths = {path.decode(): route for path, route in ROUTES.items()}
+    plain = paths.pop("/predict")
+    assert plain is paths["/v1/predict"]
+    assert set(paths) == {route.path for route in paths.values()}
+    assert len({route.name for route in paths.values()}) == len(paths)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +57,28 @@ def test_the_watcher_knows_choices_and_whose_wish_the_usage_was() -> None:
     assert watcher.closing() is None
     watcher.see(finish())
     assert watcher.closing() == DONE
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "words"),
+    [
+        (Kind.VISION, b"/v1/chat/completions", "is a vision model: ask for it at /v1/predict."),
+        (Kind.LLM, b"/predict", "is no vision model, and /v1/predict is for those."),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(kind: Kind, path: bytes, words: str) -> None:
+    """With words that say where it would be answered."""
+    plan = plan_for("m", "m", pool_of(0), "m", (), Nature(kind))
+    with pytest.raises(GatewayError, match=words) as caught:
+        check_kind(plan, ROUTES[path])
+    assert (caught.value.status, caught.value.code, caught.value.param) == (
+        400,
+        "wrong_route",
+        "model",
+    )
+
+
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/predict"])
+def test_what_nobody_has_told_of_may_be_asked_anywhere(path: bytes) -> None:
+    """The endpoint will say."""
+    check_kind(plan_for("m", "m", pool_of(0), "m"), ROUTES[path])

@@ -113,7 +113,7 @@ models:
         ("tls: {verify: 7}", "4:19: clusters.a.tls.verify must be true or false"),
         ("tls: {ca_file: 7}", "4:20: clusters.a.tls.ca_file must be text; put it in quotes"),
         ("tls: {ca_file: ''}", "4:20: clusters.a.tls.ca_file must not be empty"),
-        ("kind: vision", "4:11: clusters.a.kind must be 'llm'"),
+        ("kind: sight", "4:11: clusters.a.kind must be 'llm' or 'vision'"),
         (
             "api_key: 'sk 1'",
             "4:14: clusters.a.api_key must be visible ASCII without spaces or line ends",

@@ -158,13 +158,18 @@ def test_embeddings() -> None:
 
 
 def test_predictions() -> None:
-    """Of one input, or of several."""
+    """Of one item, or of several, of which one may have failed."""
     cat, dog = {"class": "cat", "confidence": 0.9}, {"class": 7, "confidence": 0.1}
     wanted = Prediction("cat", 0.9), Prediction("7", 0.1)
     assert whole("predict", {"predictions": [cat, dog]}) == Saying(predictions=(wanted,))
-    several = whole("predict", {"predictions": [[cat, dog], [dog]]})
-    assert several == Saying(predictions=(wanted, wanted[1:]))
+    failed = {"error": {"message": "no image"}}
+    results = [{"predictions": [cat, dog]}, failed, {"predictions": [dog]}]
+    several = whole("predict", {"results": results})
+    assert several == Saying(predictions=(wanted, (), wanted[1:]))
     assert whole("predict", {"predictions": []}) == Saying(predictions=((),))
+    vector = {"predictions": [{"embedding": [0.5, -1]}]}
+    assert whole("predict", vector) == Saying(vectors=((0.5, -1.0),))
+    assert whole("predict", {"results": [vector, vector]}) == Saying(vectors=((0.5, -1.0),) * 2)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +187,7 @@ def test_predictions() -> None:
         ("embeddings", '{"data":[{"embedding":"é"}]}'.encode(), False),
         ("predict", b'{"predictions":[7]}', False),
         ("predict", b'{"predictions":[[1],2]}', False),
+        ("predict", b"{}", False),
         ("rerank", b"{}", False),
         ("embeddings", b"data: {}\n\n", True),
     ],
