@@ -19,10 +19,11 @@ from vision.config import ModelConfig
 from vision.errors import LoadError, MissingLibrary
 from vision.runtime.base import Loaded, Runtime
 from vision.runtime.onnx import OnnxRuntime
+from vision.runtime.tensorrt import TensorRtRuntime
 
 _log = logging.getLogger(__name__)
 
-_ALL: tuple[Runtime, ...] = (OnnxRuntime(),)
+_ALL: tuple[Runtime, ...] = (TensorRtRuntime(), OnnxRuntime())
 RUNTIMES: Mapping[str, Runtime] = MappingProxyType({one.name: one for one in _ALL})
 
 
