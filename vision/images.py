@@ -77,6 +77,8 @@ def open_image(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
 
     Raises like `decode`.
     """
+    if not data:
+        raise BadInput("The image has no bytes.", code="invalid_image")
     if len(data) > limits.max_bytes:
         raise TooLarge(f"The image has {len(data)} bytes; at most {limits.max_bytes} are read.")
     # Pillow's WebP decoder allocates two canvases when it opens: the size is looked at before.

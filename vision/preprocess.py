@@ -9,6 +9,7 @@ row costs 130 µs behind the resize.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -48,6 +49,7 @@ class Preprocessor:
         "_spec",
         "_width",
         "input",
+        "pixels",
     )
 
     def __init__(self, config: Preprocessing, spec: TensorSpec) -> None:
@@ -61,6 +63,8 @@ class Preprocessor:
         if channels not in (None, config.channels):
             raise _wrong(spec, f"it has {channels} channels, `color` gives {config.channels}")
         self._check_size()
+        self.pixels = (self._height or math.inf) * (self._width or math.inf)
+        """Of a row, infinity if images of any size are: what its arithmetic costs."""
         mean = np.array(config.mean or (0.0,) * config.channels)
         std = np.array(config.std or (1.0,) * config.channels)
         factor, shift = config.scale / std, -mean / std
