@@ -91,12 +91,18 @@ class Shelf(Generic[T]):
         slot.loading = slot.found
         return slot.found
 
+    def turn(self, number: int) -> Found | None:
+        """Return what to load now that a load's turn has come; None, and no load, if nothing."""
+        slot = self.slots[number]
+        fit = slot.found is not None and slot.found.problem is None
+        slot.loading = slot.found if fit and number in self.wanted() else None
+        return slot.loading
+
     def loaded(self, number: int, copy: Copy[T]) -> Copy[T] | None:
         """Put a version's new copy in place; return the one that it replaces, retired."""
         slot = self.slots[number]
         old, slot.copy = slot.copy, copy
         slot.loading = slot.failed = slot.rest = None
-        slot.last_bytes = copy.memory_bytes
         return None if old is None else self._retire(old)
 
     def failed(self, number: int, reason: str) -> None:

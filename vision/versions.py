@@ -74,9 +74,13 @@ class Copy(Generic[T]):
     found: Found
     memory_bytes: int
     used_at: float
+    """When its last lease ended, or when it was loaded."""
+    load_s: float = 0.0
+    """How long it took to load it and to warm it up."""
     leases: int = 0
     retired: bool = False
     """No new leases; it is closed when the last one has ended."""
+    closing: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -94,8 +98,6 @@ class Slot(Generic[T]):
     rest: Rest | None = None
     waiting: int = 0
     """Leases that wait for it to be loaded."""
-    last_bytes: int = 0
-    """What its last copy took."""
 
     @property
     def broken(self) -> bool:
