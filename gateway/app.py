@@ -357,13 +357,18 @@ def serve(config: Config, source: FileSource | None = None, seat: Seat | None = 
 
 
 async def run_endpoints(
-    urls: Sequence[str], host: str, port: int, ready: Ready | None = None
+    urls: Sequence[str],
+    host: str,
+    port: int,
+    ready: Ready | None = None,
+    *,
+    vision: Sequence[str] = (),
 ) -> None:
     """Run a gateway in front of `urls` in this event loop, until a signal ends it.
 
-    Raises `OSError` if the port cannot be had.
+    `vision` are the URLs of vision services. Raises `OSError` if the port cannot be had.
     """
-    config = Config.from_endpoints(urls, host, port, access=None)
+    config = Config.from_endpoints(urls, host, port, access=None, vision=vision)
     # Nobody who looks at its readiness has to turn away first.
     server = config.server.model_copy(update={"drain_delay_s": 0})
     await Gateway(config.model_copy(update={"server": server}), SystemClock()).run(ready)

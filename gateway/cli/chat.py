@@ -212,8 +212,9 @@ def _first_model(client: httpx.Client, notes: Console) -> str:
         response = client.get("models")
         _refuse(response)
     try:
-        names = [str(model["id"]) for model in response.json()["data"]]
-    except (ValueError, KeyError, TypeError) as error:
+        listed = response.json()["data"]
+        names = [str(model["id"]) for model in listed if model.get("kind") != "vision"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ChatError(f"{client.base_url} does not list models as OpenAI's API does") from error
     if not names:
         raise ChatError("no model is served yet; are the engines still starting?")

@@ -8,11 +8,14 @@ own module when it runs, so that `--help` and `version` answer at once.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gateway.cli import policy, rollout
+
+if TYPE_CHECKING:
+    from gateway.cli.up import Behind
 
 ConfigOption = typer.Option("-c", "--config", metavar="FILE", help="YAML configuration file.")
 HostOption = typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
@@ -76,7 +79,7 @@ def serve(  # noqa: PLR0913, PLR0917 - an argument for each option
     raise typer.Exit(run(config, endpoint or [], overrides))
 
 
-def up(
+def up(  # noqa: PLR0913, PLR0917 - an argument for each option
     engine: Annotated[
         Literal["sim", "vllm"], typer.Option(help="Simulated engines, or vLLM.")
     ] = "sim",
@@ -90,12 +93,26 @@ def up(
     ] = None,
     port: Annotated[int, PortOption] = 8000,
     host: Annotated[str, HostOption] = "127.0.0.1",
+    vision: Annotated[
+        bool | None,
+        typer.Option(
+            "--vision/--no-vision",
+            help="Start the vision service, too. [default: if its libraries are installed]",
+            show_default=False,
+        ),
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Its model repository. [default: the shipped one]"),
+    ] = None,
 ) -> None:
-    """Start engines and the gateway in front of them, and stop them together.
+    """Start engines, the vision service and the gateway in front, and stop them together.
 
     Examples:
 
       sluice up
+
+      sluice up --no-vision --replicas 2
 
       sluice up --engine vllm --model TinyLlama/TinyLlama-1.1B-Chat-v1.0 --replicas 2
     """
@@ -112,9 +129,13 @@ def up(
     from gateway.cli.up import up as start
 
     count = replicas or (3 if engine == "sim" else 1)
-    options = UpOptions(engine, model or "sim", count, host, port)
+    options = UpOptions(engine, model or "sim", count, host, port, vision, models)
+
+    async def run_gateway(behind: Behind, host: str, port: int) -> None:
+        await run_endpoints(behind.engines, host, port, vision=behind.vision)
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        raise typer.Exit(runner.run(start(options, run_endpoints, Console())))
+        raise typer.Exit(runner.run(start(options, run_gateway, Console())))
 
 
 def check(config: Annotated[Path, ConfigOption]) -> None:

@@ -2,8 +2,9 @@
 
     engines start ──all ready──► gateway runs ──it ended, or an engine died──► everything is stopped
 
-While the gateway runs, SIGINT and SIGTERM are its own affair: its handlers drain it. Before and
-after that one signal stops the engines in order, and one more kills them.
+The vision service is one more of them. While the gateway runs, SIGINT and SIGTERM are its own
+affair: its handlers drain it. Before and after that one signal stops the engines in order, and one
+more kills them.
 """
 
 from __future__ import annotations
@@ -18,18 +19,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import httpx
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from engines import locate, vllm
-from engines.launch import Launch, http_url
+from engines import locate, vision, vllm
+from engines.launch import Launch
 from engines.placement import Placement, place
 from engines.spec import SpecError, parse_spec
 from engines.supervisor import Death, Engine, EngineFailed, Supervisor
 from engines.vllm import is_path
+from gateway.cli.announce import announce
+from gateway.model import Kind
 
-RunGateway = Callable[[list[str], str, int], Awaitable[None]]
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What the gateway stands in front of: URLs."""
+
+    engines: tuple[str, ...]
+    vision: tuple[str, ...] = ()
+
+
+RunGateway = Callable[[Behind, str, int], Awaitable[None]]
 T = TypeVar("T")
 
 _ECHO_S = 0.05
@@ -44,6 +55,8 @@ class UpOptions:
     replicas: int = 1
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any free one.
+    vision: bool | None = None  # None: if its libraries are there.
+    models: Path | None = None  # The vision service's repository; None: the shipped one.
 
 
 class _Signals:
@@ -88,7 +101,7 @@ class _Signals:
 async def up(options: UpOptions, run_gateway: RunGateway, console: Console) -> int:
     """Run engines and gateway until a signal comes or one of them ends; return the exit code.
 
-    `run_gateway(endpoint_urls, host, port)` must return when it has been told to stop by SIGINT or
+    `run_gateway(behind, host, port)` must return when it has been told to stop by SIGINT or
     SIGTERM, and raise OSError if it cannot listen. 0 if it returned; 1 if something failed or died,
     with the reason on the console; 130 if a signal came before the engines were ready, or more of
     them than an orderly end takes. No process is left over.
@@ -113,7 +126,8 @@ async def up(options: UpOptions, run_gateway: RunGateway, console: Console) -> i
 async def _up(
     options: UpOptions, run_gateway: RunGateway, console: Console, signals: _Signals
 ) -> int:
-    launches = plan_launches(options, os.environ)
+    seeing = plan_vision(options, os.environ, console)
+    launches = [*plan_launches(options, os.environ), *seeing]
     async with Supervisor(console) as fleet:
         started = await _first(_start_all(fleet, launches, console), signals.came.wait())
         if isinstance(started, EngineFailed):
@@ -121,10 +135,12 @@ async def _up(
         if not isinstance(started, list):
             console.print("Stopped before the engines were ready.")
             return 130
-        urls = [engine.url for engine in started]
+        urls = tuple(engine.url for engine in started)
+        edge = len(urls) - len(seeing)
+        behind = Behind(urls[:edge], urls[edge:])
         # Twice: an impatient user's second signal makes the gateway drop what it drains.
         signals.allow(2)
-        ended = await _first(_serve(options, urls, run_gateway, console), fleet.first_death())
+        ended = await _first(_serve(options, behind, run_gateway, console), fleet.first_death())
         # The gateway's handlers are gone, and ours may be gone with them.
         signals.listen()
         # uvicorn raises the signals that it caught once more when it ends; they are not new ones.
@@ -150,6 +166,23 @@ def plan_launches(options: UpOptions, env: Mapping[str, str]) -> list[Launch]:
         _vllm_launch(options.model, index, placement, command, env)
         for index, placement in enumerate(placements)
     ]
+
+
+def plan_vision(options: UpOptions, env: Mapping[str, str], console: Console) -> list[Launch]:
+    """The vision service, or nothing where it is not wanted or not installed; then a line says so.
+
+    Raises `SpecError` if it was asked for and cannot be.
+    """
+    if options.vision is False:
+        return []
+    missing = vision.missing()
+    if not missing:
+        return [vision.launch(options.models or vision.shipped(), env)]
+    why = f"{', '.join(missing)} not installed; to look at images, too: {vision.INSTALL}"
+    if options.vision or options.models is not None:
+        raise SpecError([f"vision: {why}"])
+    console.print(f"No vision service: {why}", markup=False, highlight=False, soft_wrap=True)
+    return []
 
 
 def _sim_launch(model: str, index: int, env: Mapping[str, str]) -> Launch:
@@ -200,59 +233,19 @@ async def _start_all(
 
 
 async def _serve(
-    options: UpOptions, urls: list[str], run_gateway: RunGateway, console: Console
+    options: UpOptions, behind: Behind, run_gateway: RunGateway, console: Console
 ) -> OSError | None:
     """Run the gateway, and say where it is as soon as it answers."""
+    urls = {Kind.LLM: behind.engines, Kind.VISION: behind.vision}
     async with asyncio.TaskGroup() as group:
-        announcing = group.create_task(_announce(options, urls, console))
+        announcing = group.create_task(announce(options.host, options.port, urls, console))
         try:
-            await run_gateway(urls, options.host, options.port)
+            await run_gateway(behind, options.host, options.port)
         except OSError as error:
             return error
         finally:
             announcing.cancel()
     return None
-
-
-async def _announce(options: UpOptions, urls: list[str], console: Console) -> None:
-    base = http_url(options.host, options.port)
-    async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
-        while not await _answers(client, f"{base}/readyz"):  # noqa: ASYNC110  another server's state
-            await asyncio.sleep(0.1)
-        model = await _first_model(client, base) or options.model
-    say = console.print
-    say(f"\n[bold green]Sluice is ready[/] at [bold]{base}[/]", highlight=False)
-    for url in urls:
-        say(f"  engine {url}", highlight=False)
-    say("\nTry it:\n", highlight=False)
-    say(curl_line(base, model), markup=False, highlight=False, soft_wrap=True)
-    say("\nCtrl-C stops everything.\n", highlight=False)
-
-
-def curl_line(base: str, model: str) -> str:
-    """A command that streams an answer of this model, fit for pasting into any POSIX shell."""
-    quoted = model.replace("\\", "\\\\").replace('"', '\\"').replace("'", "'\\''")
-    body = (
-        f'{{"model": "{quoted}", "stream": true, '
-        '"messages": [{"role": "user", "content": "Hello!"}]}'
-    )
-    return f"curl -N {base}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
-
-
-async def _answers(client: httpx.AsyncClient, url: str) -> bool:
-    try:
-        return (await client.get(url)).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-async def _first_model(client: httpx.AsyncClient, base: str) -> str | None:
-    """The first model that the gateway lists, which is what a client must call it."""
-    try:
-        listed = (await client.get(f"{base}/v1/models")).json()
-        return str(listed["data"][0]["id"])
-    except (httpx.HTTPError, ValueError, LookupError, TypeError):
-        return None
 
 
 async def _first(*rivals: Coroutine[Any, Any, T]) -> T:

@@ -130,20 +130,29 @@ class Config(Spec):
         *,
         balancer: str | None = None,
         access: str | None = "-",
+        vision: Sequence[str] = (),
     ) -> Self:
         """Build the configuration for endpoints alone: one cluster, `default`, models discovered.
 
-        None keeps a field's default, except that `access` None is no access log. Raises
+        Those that are known to serve `vision` have a cluster of that name. None keeps a field's
+        default, except that `access` None is no access log. Raises
         `pydantic.ValidationError`.
         """
         server = {"host": host, "port": port}
         cluster: dict[str, object] = {"endpoints": [{"url": url} for url in urls]}
         if balancer is not None:
             cluster["balancer"] = balancer
+        clusters = {"default": cluster}
+        if vision:
+            clusters["vision"] = {
+                **cluster,
+                "kind": "vision",
+                "endpoints": [{"url": url} for url in vision],
+            }
         return cls.model_validate(
             {
                 "server": {key: value for key, value in server.items() if value is not None},
-                "clusters": {"default": cluster},
+                "clusters": clusters,
                 "logging": {"access": access},
             }
         )

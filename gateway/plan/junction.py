@@ -113,8 +113,8 @@ def _fits(
     kind: str | None = None
     if arm.cluster is not None:
         kind = clusters[arm.cluster].spec.kind
-    elif arm.model in plans:
-        kind = plans[arm.model].kind
+    elif (other := plans.get(arm.model or "")) is not None:
+        kind = other.kind
     return kind is None or plan.kind is None or kind == plan.kind
 
 

@@ -225,7 +225,12 @@ def test_up_starts_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, module)
     assert sluice("up").exit_code == 7
     assert sluice("up", "--engine", "vllm", "--model", "m", "--port", "1").exit_code == 7
-    assert seen == [("sim", "sim", 3, "127.0.0.1", 8000), ("vllm", "m", 1, "127.0.0.1", 1)]
+    assert sluice("up", "--no-vision", "--models", "there").exit_code == 7
+    assert seen == [
+        ("sim", "sim", 3, "127.0.0.1", 8000, None, None),
+        ("vllm", "m", 1, "127.0.0.1", 1, None, None),
+        ("sim", "sim", 3, "127.0.0.1", 8000, False, Path("there")),
+    ]
 
 
 def test_policies_are_checked_and_compared_with_the_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import os
 import shlex
@@ -10,36 +11,41 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from engines.launch import Launch
 from engines.locate import VllmMissing, free_port
 from engines.spec import SpecError
 from gateway.cli import up as module
-from gateway.cli.up import UpOptions, curl_line, plan_launches, up
+from gateway.cli.announce import SEVEN, curl_line, predict_line
+from gateway.cli.up import Behind, UpOptions, plan_launches, plan_vision, up
 
-OPTIONS = UpOptions(engine="sim", model="demo", replicas=2)
+OPTIONS = UpOptions(engine="sim", model="demo", replicas=2, vision=False)
 
 
 @dataclass
 class Gateway:
     """Answers every request with 200 until it is told to end; remembers what it was given."""
 
-    urls: list[str] = field(default_factory=list)
+    urls: tuple[str, ...] = ()
+    vision: tuple[str, ...] = ()
     told: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def __call__(self, urls: list[str], host: str, port: int) -> None:
-        self.urls = urls
+    async def __call__(self, behind: Behind, host: str, port: int) -> None:
+        self.urls, self.vision = behind.engines, behind.vision
         server = await asyncio.start_server(self._answer, host, port)
         async with server:
             await self.told.wait()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        body = b'{"data": [{"id": "demo"}]}'
+        body = b'{"data": [{"id": "demo"}, {"id": "digits", "kind": "vision"}]}'
         head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
@@ -151,7 +157,7 @@ async def test_a_signal_after_the_gateway_ended_kills(options, console, screen, 
     """A deaf engine has its grace of 15 s, unless the user says once more that he means it."""
     monkeypatch.setattr(module, "plan_launches", plan(deaf))
 
-    async def brief(urls: list[str], host: str, port: int) -> None:
+    async def brief(behind: Behind, host: str, port: int) -> None:
         """Puts its own handlers up and takes them down, which leaves none."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -170,7 +176,7 @@ async def test_a_signal_after_the_gateway_ended_kills(options, console, screen, 
 async def test_a_port_that_is_taken_is_a_sentence(options, console, screen):
     """The gateway's OSError becomes a reason and exit code 1, without a traceback."""
 
-    async def taken(urls: list[str], host: str, port: int) -> None:
+    async def taken(behind: Behind, host: str, port: int) -> None:
         raise OSError(98, "Address already in use")
 
     assert await up(options, taken, console) == 1
@@ -181,7 +187,7 @@ async def test_port_0_is_any_free_port(console):
     """The gateway is given a port that it can announce."""
     ports: list[int] = []
 
-    async def note(urls: list[str], host: str, port: int) -> None:
+    async def note(behind: Behind, host: str, port: int) -> None:
         ports.append(port)
 
     assert await up(replace(OPTIONS, port=0), note, console) == 0
@@ -232,16 +238,73 @@ def test_no_vllm_is_an_error_before_anything_starts():
         plan_launches(UpOptions(engine="vllm", model="m"), {"SLUICE_VLLM": "/no/vllm"})
 
 
-@pytest.mark.parametrize("model", ["demo", 'a"b', "it's", "back\\slash"])
-def test_the_curl_line_survives_a_shell(model):
-    """Whatever the model is called, the shell hands curl valid JSON with that name."""
-    words = shlex.split(curl_line("http://127.0.0.1:8000", model))
+async def test_the_vision_service_is_one_of_them(options, console, screen, monkeypatch):
+    """It starts with the engines, has a line to paste, and everything ends when it dies."""
+    monkeypatch.setattr(module, "plan_launches", plan(healthy))
+    monkeypatch.setattr(module, "plan_vision", plan(doomed))
+    gateway = Gateway()
+    async with asyncio.TaskGroup() as group:
+        code = group.create_task(up(options, gateway, console))
+        await announced(screen, "Ctrl-C stops everything")
+        assert (len(gateway.urls), len(gateway.vision)) == (1, 1)
+        assert f"vision {gateway.vision[0]}" in screen.getvalue()
+        base = f"http://127.0.0.1:{options.port}"
+        assert predict_line(base, "digits") in screen.getvalue()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.post(gateway.vision[0])
 
-    assert words[:3] == ["curl", "-N", "http://127.0.0.1:8000/v1/chat/completions"]
+    assert code.result() == 1
+    assert "engine-0 ended (exit code 3): StrangeError: the moon is wrong" in screen.getvalue()
+    assert not await answers(gateway.urls[0])
+
+
+def test_the_vision_service_runs_on_the_shipped_models(console, tmp_path):
+    """Or on those of a folder that the operator names."""
+    (found,) = plan_vision(replace(OPTIONS, vision=None), {"A": "b"}, console)
+    assert found.argv[1:4] == ("-m", "vision", "serve")
+    repository = Path(found.argv[found.argv.index("--repository") + 1])
+    assert (repository / "digits" / "config.yaml").is_file()
+    assert found.env["A"] == "b"
+
+    (found,) = plan_vision(replace(OPTIONS, vision=None, models=tmp_path), {}, console)
+    assert str(tmp_path) in found.argv
+    with pytest.raises(SpecError, match=f"models: there is no folder {tmp_path}/no"):
+        plan_vision(replace(OPTIONS, vision=True, models=tmp_path / "no"), {}, console)
+
+
+def test_without_its_libraries_a_line_says_what_to_install(console, screen, monkeypatch):
+    """Unless it was asked for: then that is why nothing starts."""
+    monkeypatch.setattr(module.vision, "missing", lambda: ["onnxruntime"])
+
+    assert plan_vision(replace(OPTIONS, vision=None), {}, console) == []
+    said = "No vision service: onnxruntime not installed; to look at images, too: pip install 'sl"
+    assert said in screen.getvalue()
+    with pytest.raises(SpecError, match="vision: onnxruntime not installed"):
+        plan_vision(replace(OPTIONS, vision=True), {}, console)
+    assert plan_vision(OPTIONS, {}, console) == []
+
+
+@pytest.mark.parametrize("model", ["demo", 'a"b', "it's", "back\\slash"])
+@pytest.mark.parametrize("line", [curl_line, predict_line])
+def test_the_curl_lines_survive_a_shell(model, line):
+    """Whatever the model is called, the shell hands curl valid JSON with that name."""
+    words = shlex.split(line("http://127.0.0.1:8000", model))
+
+    assert words[0] == "curl"
     assert httpx.Response(200, content=words[-1]).json()["model"] == model
 
 
-async def never(urls: list[str], host: str, port: int) -> None:
+def test_the_digit_is_one_that_the_model_has_not_seen():
+    """Its pixels are those of a seven in the data that was held out."""
+    with np.load("tests/data/digits-held-out.npz") as data:
+        images, labels = data["images"], data["labels"]
+    image = Image.open(io.BytesIO(base64.b64decode(SEVEN.partition(",")[2])))
+    (place,) = np.flatnonzero((images == np.asarray(image)).all(axis=(1, 2)))
+    assert (labels[place], image.size) == (7, (8, 8))
+
+
+async def never(behind: Behind, host: str, port: int) -> None:
     raise AssertionError("the gateway must not run")
 
 
@@ -276,4 +339,4 @@ def plan(*programs: str) -> Callable[..., list[Launch]]:
         Launch(f"engine-{index}", (sys.executable, "-c", program), dict(os.environ))
         for index, program in enumerate(programs)
     ]
-    return lambda options, env: launches
+    return lambda options, env, *_: launches
