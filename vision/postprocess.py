@@ -1,8 +1,8 @@
 """What does a model's output say, in words that a client reads?
 
 Each kind of `postprocessing` is one class here and one case of `compile_postprocessing`. What it
-needs of the outputs' shapes is checked when the model is loaded. JSON has no NaN: an output that is not finite
-is the model's failure, not a prediction.
+needs of the outputs' shapes is checked when the model is loaded. JSON has no NaN: an output that
+is not finite is the model's failure, not a prediction.
 """
 
 from __future__ import annotations
@@ -135,14 +135,15 @@ class BoxReader:
     def _candidates(self, table: Array) -> tuple[Array, Array, Array]:
         """Return scores, classes and boxes of the candidates over `min_score`."""
         by_class = table[:, self._values :]
-        classes = by_class.argmax(axis=1)
-        scores = np.take_along_axis(by_class, classes[:, None], axis=1)[:, 0].astype(np.float64)
+        # The highest score first, for all; whose it is, only for those that are looked at.
+        scores = by_class.max(axis=1)
         if self._config.objectness:
-            scores *= table[:, 4]
+            scores = scores * table[:, 4]
         over = np.flatnonzero(scores > self._config.min_score)
         if over.size > _MAX_CANDIDATES:
             over = over[_best(scores[over], _MAX_CANDIDATES)]
-        return scores[over], classes[over], table[over, :4]
+        classes = by_class[over].argmax(axis=1)
+        return scores[over].astype(np.float64), classes, table[over, :4]
 
 
 class VectorReader:
