@@ -30,7 +30,7 @@ from vision.loads import Event, EventKind, Loads, LoadSettings
 from vision.model import Model, OffLoop
 from vision.model import load as load_model
 from vision.shelf import Shelf
-from vision.versions import Copy, Found, State, settled
+from vision.versions import Found, State, settled
 
 _LOG = logging.getLogger("sluice.vision.repository")
 
