@@ -5,15 +5,22 @@ Every failure is one line; a long cause is in a file that the line names.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from vision.errors import MissingLibrary, OperatorError
 
 EXTRA = "vision-convert"
+_OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class ConversionFailed(OperatorError):
+class ConversionError(OperatorError):
     """The model cannot be converted as asked; the message says why, in a line."""
 
 
@@ -31,3 +38,39 @@ def library(name: str, extra: str = EXTRA) -> Any:
         raise MissingLibrary(
             f"{package} is not installed: pip install 'sluice[{extra}]'"
         ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, or its type if it has none."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(filter(None, lines), type(error).__name__)
+
+
+@contextmanager
+def told_in_a_line(what: str) -> Iterator[None]:
+    """Turn whatever a library raises inside into a `ConversionError` of one line.
+
+    The whole text goes to a file in the temporary folder, which the line names: exporters say in
+    hundreds of lines which operator they do not know. Our own errors and a full disk
+    pass, the latter as what it is.
+    """
+    try:
+        yield
+    except OperatorError:
+        raise
+    except Exception as error:  # Libraries raise what they like; the operator gets one line.
+        if isinstance(error, OSError) and error.errno in _OUT_OF_SPACE:
+            raise
+        raise ConversionError(f"{what}: {first_line(error)} ({_keep(error)})") from error
+
+
+def _keep(error: BaseException) -> str:
+    """Write the traceback to a file of its own and say where it is."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="sluice-convert-", suffix=".log", delete=False, encoding="utf-8"
+        ) as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError as refused:
+        return f"the whole text could not be kept: {refused.strerror}"
+    return f"the whole text is in {Path(file.name)}"

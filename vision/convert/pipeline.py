@@ -1,0 +1,262 @@
+"""What are the steps of a conversion?
+
+    source ──► FP32 ONNX ──► simplified ──► FP16 or INT8 ──► plan      (plan: where there is a GPU)
+      └──────────── validation: the same samples through both ──┘
+                         └──► report ──► models/<name>/<version>/
+
+Everything is written beside its place and moved there at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vision.config import Batching, Classification, ModelConfig, Tensor
+from vision.configs import config_file, read_file
+from vision.convert import graph, output, planning, precision, samples, validation
+from vision.convert.draft import Draft, Reference
+from vision.convert.failures import ConversionError
+from vision.convert.options import Options, Precision, profiles_for
+from vision.convert.progress import Steps
+from vision.convert.report import Report, compared, file_entry, libraries
+from vision.convert.running import open_file, open_onnx
+from vision.convert.samples import Samples
+from vision.convert.sources import LABELS, resolve
+from vision.tensors import TensorSpec
+
+MODEL, PLAN = "model.onnx", "model.plan"
+BATCH_TOLERANCE = 1e-2
+"""Of the largest value: how far rows of one batch may be from the same rows alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What came of it: the version's folder, its report, and what to tell the operator."""
+
+    folder: Path
+    report: Report
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The files before they are judged."""
+
+    folder: Path
+    draft: Draft
+    simplified: Path
+    calibration: Samples | None
+    held_out: Samples
+    no_plan: str | None
+    max_batch: int
+
+
+def convert(options: Options, steps: Steps) -> Converted:
+    """Convert a model and put it into the repository, as the next version.
+
+    Raises `ConversionError`, `ConfigError` or `MissingLibrary`, each with one line; then nothing
+    has changed. A plan that cannot be built here is no error: the ONNX file is there without it.
+    """
+    check(options)
+    version = output.choose_version(options.output, options.version, options.force)
+    try:
+        with (
+            output.staging(options.output) as staged,
+            tempfile.TemporaryDirectory(prefix="sluice-convert-") as scratch,
+        ):
+            made = _make(options, staged, Path(scratch), steps)
+            report = _judge(options, made, steps)
+            steps.begin("write")
+            report.write(staged)
+            config = _config(made, options)
+            notes = _existing(options, config)
+            output.write_config(options.output, config, made.draft.labels, options.force)
+            folder = output.place(staged, options.output, version, options.force)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise ConversionError(
+                f"no space left for {options.output} or temporary files"
+            ) from error
+        raise
+    return Converted(folder, report, (*made.draft.notes, *notes))
+
+
+def check(options: Options) -> None:
+    """Refuse what cannot be, before anything is loaded."""
+    if options.precision is Precision.INT8 and options.calibration is None:
+        raise ConversionError(
+            "--precision int8 needs --calibration: a folder of real images or an npz file "
+            "(`random` only to try things out)"
+        )
+    if options.output.exists() and not options.output.is_dir():
+        raise ConversionError(f"{options.output}: is not a folder")
+
+
+def _make(options: Options, staged: Path, scratch: Path, steps: Steps) -> _Made:
+    """Export, simplify, change the precision, build."""
+    steps.begin("load and export")
+    draft = resolve(options, scratch)
+    max_batch = min(options.max_batch, draft.max_batch or options.max_batch)
+    calibration, held_out = _samples(options, draft)
+    profiles = (
+        profiles_for(draft.inputs, max_batch, options.plan.profiles)
+        if (options.plan.build is not False and planning.missing() is None)
+        else []
+    )
+    steps.begin("simplify")
+    simplified, model = scratch / "simplified.onnx", staged / MODEL
+    graph.simplify(draft.file, simplified)
+    if options.precision is Precision.FP32:
+        shutil.copyfile(simplified, model)
+    elif options.precision is Precision.FP16:
+        steps.begin("cast to FP16")
+        precision.to_fp16(simplified, model)
+    else:
+        steps.begin("calibrate and quantize", len(calibration))
+        precision.to_int8(simplified, model, calibration, options.weight_bits, steps)
+    steps.begin("build the plan")
+    no_plan = planning.build(model, staged / PLAN, profiles, options.plan, steps)
+    used = calibration if options.precision is Precision.INT8 else None
+    return _Made(staged, draft, simplified, used, held_out, no_plan, max_batch)
+
+
+def _samples(options: Options, draft: Draft) -> tuple[Samples, Samples]:
+    """What calibrates and what is held out; noise to compare on, where there is nothing else."""
+    found = (
+        samples.noise(draft.inputs, draft.config)
+        if options.calibration is None
+        else samples.read(options.calibration, draft.inputs, draft.config)
+    )
+    wanted = options.calibration_samples if options.precision is Precision.INT8 else 0
+    calibration, held_out = samples.split(found, wanted)
+    if not held_out:
+        held_out = samples.noise(draft.inputs, draft.config)
+    return calibration, held_out
+
+
+def _judge(options: Options, made: _Made, steps: Steps) -> Report:
+    """Run source and result on the same samples."""
+    draft, folder = made.draft, made.folder
+    steps.begin("validate")
+    onnx = open_onnx(folder / MODEL)
+    runs: dict[str, Reference] = {"onnx": onnx}
+    if made.no_plan is None:
+        runs["plan"] = open_file("tensorrt", folder / PLAN, "cuda")
+    report = Report(
+        model=options.model,
+        precision=options.precision.value,
+        max_batch=made.max_batch,
+        inputs=[_tensor(one).model_dump(mode="json") for one in draft.inputs],
+        outputs=[_tensor(one).model_dump(mode="json") for one in draft.outputs],
+        source_bytes=made.simplified.stat().st_size,
+        libraries=libraries(),
+    )
+    for name in (MODEL, PLAN):
+        if (folder / name).exists():
+            report.files[name] = file_entry(folder / name)
+    post = draft.config.postprocessing
+    is_classifier = isinstance(post, Classification)
+    wanted = post.output if isinstance(post, Classification) else None
+    classes = validation.classifying(draft.outputs, wanted, is_classifier)
+    for name, run in runs.items():
+        found = validation.compare(draft.reference, run, made.held_out, classes)
+        off = validation.batch_error(run, made.held_out) if made.max_batch > 1 else None
+        section = compared(found, made.held_out.origin, made.held_out.random, off)
+        largest = max((one.largest for one in found.errors.values()), default=0.0)
+        if off is not None and not off <= BATCH_TOLERANCE * max(largest, 1.0):
+            report.warnings.append(
+                f"{name}: rows in a batch differ by {off:.2g} from the same rows alone"
+            )
+        if name == "onnx":
+            report.validation = section
+        else:
+            report.plan["validation"] = section
+    _fill(report, made, options)
+    row = next(iter(made.held_out))
+    sizes = validation.batch_sizes(made.max_batch)
+    steps.begin("measure latency", len(sizes))
+    timed: dict[str, Reference] = {"source": open_onnx(made.simplified), **runs}
+    for at, size in enumerate(sizes, start=1):
+        line: dict[str, Any] = {"batch": size}
+        for name, run in timed.items():
+            line[name] = validation.latencies(run, row, [size])[size]
+        report.latency.append(line)
+        steps.advance(at)
+    return report
+
+
+def _fill(report: Report, made: _Made, options: Options) -> None:
+    """Note how the model came to be, and what to be wary of."""
+    report.plan.update({"built": made.no_plan is None, "reason": made.no_plan})
+    if options.precision is Precision.INT8:
+        count, other = precision.zero_points(made.folder / MODEL)
+        report.zero_points = {"count": count, "other_than_0": other}
+    if made.calibration is not None:
+        report.calibration = {
+            "from": made.calibration.origin,
+            "samples": len(made.calibration),
+            "random": made.calibration.random,
+            "weight_bits": options.weight_bits,
+        }
+        if made.calibration.random:
+            report.warnings.append(
+                "calibrated with random data: the scales are not those of real inputs, and the "
+                "model may be far off on them"
+            )
+    if made.held_out.random:
+        report.warnings.append(
+            "compared on random data: errors on real inputs may be others, and the same first "
+            "class says little"
+        )
+    report.warnings.extend(made.draft.notes)
+
+
+def _config(made: _Made, options: Options) -> ModelConfig:
+    """What the repository is to say of the model."""
+    draft = made.draft
+    config = draft.config
+    post = config.postprocessing
+    if isinstance(post, Classification) and draft.labels is not None and post.labels is None:
+        post = post.model_copy(update={"labels": LABELS})
+    batching = config.batching.model_dump()
+    batching["max_batch"] = made.max_batch
+    batching["preferred"] = [one for one in config.batching.preferred if one <= made.max_batch]
+    return config.model_copy(
+        update={
+            "inputs": tuple(map(_tensor, draft.inputs)),
+            "outputs": tuple(map(_tensor, draft.outputs)),
+            "postprocessing": post,
+            "batching": Batching.model_validate(batching),
+            "sha256": {},  # Those of the source's files.
+            "description": config.description
+            if options.config is not None
+            else f"{options.model} in {options.precision.upper()}",
+        }
+    )
+
+
+def _existing(options: Options, config: ModelConfig) -> tuple[str, ...]:
+    """What to say of a config.yaml that is there and stays."""
+    file = config_file(options.output, None)
+    if file is None or options.force:
+        return ()
+    there = read_file(file)
+    parts = ("inputs", "outputs", "preprocessing", "postprocessing")
+    other = [one for one in parts if getattr(there, one) != getattr(config, one)]
+    if there.batching.max_batch > config.batching.max_batch:
+        other.append("batching.max_batch")
+    said = f"; it differs in {', '.join(other)} from what fits this version" if other else ""
+    return (f"{file} was there and stays (--force replaces it){said}",)
+
+
+def _tensor(spec: TensorSpec) -> Tensor:
+    return Tensor(
+        name=spec.name,
+        dtype=spec.dtype,
+        shape=tuple(-1 if size is None else size for size in spec.shape),
+    )
