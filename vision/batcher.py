@@ -24,9 +24,8 @@ Of several groups that may start, the one whose first item is oldest does, so no
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from math import ceil, inf
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from vision.config import Batching
 
@@ -64,8 +63,7 @@ class Group:
         self.rows = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Turn(Generic[T]):
+class Turn(NamedTuple, Generic[T]):
     """The answer to a free instance: what to run now, or when to ask again."""
 
     items: Sequence[T]
@@ -157,7 +155,7 @@ class Batcher(Generic[T]):
         group.items[item] = None
         group.rows += item.rows
         self.waiting += item.rows
-        self._earliest = min(self._earliest, self._expires(item))
+        self._earliest = min(self._earliest, self.expires(item))
         if self.executing >= self.instances:
             return False  # Whoever ends first asks.
         due = now if self._may_start(group) else self._due(item)
@@ -165,6 +163,18 @@ class Batcher(Generic[T]):
             return False
         self._asked = -inf
         return True
+
+    def expires(self, item: Item) -> float:
+        """Until when it may wait."""
+        return min(item.since + self._timeout_s, item.deadline)
+
+    def lose(self, rows: int) -> None:
+        """Count an instance that has died no longer, nor the `rows` that it ran, 0 for none."""
+        self.instances -= 1
+        self._asked = inf  # Whoever had been told to ask may have been this one.
+        if rows:
+            self.executing -= 1
+            self.running -= rows
 
     def cancel(self, item: T) -> bool:
         """Take `item` out. Say whether it waited; what runs already is not stopped. O(1)."""
@@ -180,7 +190,7 @@ class Batcher(Generic[T]):
         expired: list[T] = []
         self._earliest = inf
         for item in self.items():
-            expires = self._expires(item)
+            expires = self.expires(item)
             if expires <= now:
                 expired.append(item)
             else:
@@ -262,10 +272,7 @@ class Batcher(Generic[T]):
 
     def _due(self, item: Item) -> float:
         """Until when it may be held back."""
-        return min(item.since + self._delay_s, self._expires(item) - self.execute_s)
-
-    def _expires(self, item: Item) -> float:
-        return min(item.since + self._timeout_s, item.deadline)
+        return min(item.since + self._delay_s, self.expires(item) - self.execute_s)
 
     def _remove(self, item: T) -> None:
         group = item.group

@@ -1,4 +1,4 @@
-"""How do the rows of several items come into one array, and the answers out of it again?
+"""How do several items run as one batch: into one array, and the answers out of it again?
 
 Each row is copied once, into a buffer that stays: the instance allocates it (pinned memory on a
 GPU), and a batch is a view of its first rows. A lone item is not copied at all. On the way back
@@ -11,14 +11,19 @@ A `Stack` belongs to one instance and is used by its thread only.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vision.errors import ExecutionFailed
+from vision.errors import ExecutionFailed, VisionError
 from vision.tensors import Array, Arrays, DataType, TensorSpec
 
+_log = logging.getLogger(__name__)
+
+Answer = dict[str, Array] | VisionError
 Allocate = Callable[[DataType, tuple[int, ...]], Array]
+Run = Callable[[Arrays], dict[str, Array]]
 Key = tuple[tuple[int, ...], ...]
 
 SHAPES = 8
@@ -36,6 +41,9 @@ def shape_key(specs: Sequence[TensorSpec], inputs: Arrays) -> Key:
 
 HELD = 500
 """Elements up to which numpy copies without letting other threads run."""
+
+LINE = 200
+"""Characters of a library's error that a client reads."""
 
 
 class Stack:
@@ -120,3 +128,29 @@ def split(outputs: Arrays, sizes: Sequence[int], rows: int) -> list[dict[str, Ar
         parts.append({name: array[start:end] for name, array in copies.items()})
         start = end
     return parts
+
+
+def execute(run: Run, stack: Stack, items: Sequence[Arrays], sizes: Sequence[int]) -> list[Answer]:
+    """Run items as one batch and return an answer for each, in their order.
+
+    If the batch fails, each item is run again alone, so that one which the model cannot take
+    does not cost the others their answers. Blocks for as long as the library does.
+    """
+    try:
+        rows = sum(sizes)
+        return [*split(run(stack.stack(items, rows)), sizes, rows)]
+    except Exception as error:  # Whatever a library raises; each client has to get an answer.
+        if len(items) > 1:
+            _log.warning("a batch of %d rows failed; its items run alone: %s", rows, error)
+            alone = zip(items, sizes, strict=True)
+            return [execute(run, stack, [item], [size])[0] for item, size in alone]
+        if isinstance(error, ExecutionFailed):
+            return [error]
+        _log.exception("the model failed on an item")
+        return [ExecutionFailed(f"The model failed on this input: {_first_line(error)}")]
+
+
+def _first_line(error: Exception) -> str:
+    """What a client may read of a library's error; the rest of it is in the log."""
+    line = str(error).strip().partition("\n")[0]
+    return line[:LINE] or type(error).__name__
