@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.api.form import MAX_PART_HEAD_BYTES, ModelSearch, boundary_of, find_model
+from gateway.api.form import MAX_PART_HEAD_BYTES, ModelSearch, boundary_of, find_model, only_model
 from gateway.errors import GatewayError
 
 BOUNDARY = b"b0Und"
@@ -157,3 +157,31 @@ def test_a_false_start_is_refused_at_once() -> None:
     """Bytes that cannot become a form are not waited on."""
     with pytest.raises(GatewayError, match="boundary"):
         ModelSearch(BOUNDARY).find(b"--other", whole=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (form(MODEL, MODEL), "more than one"),
+        (form(MODEL, FILE, part(b"name=model", b"x")), "more than one"),
+        (form(MODEL, part(b"name*=utf-8''model", b"x")), "two ways"),
+        (form(part(b'name = "model"', b"x"), MODEL), "two ways"),
+        (form(part(b'name= "model"', b"x"), MODEL), "two ways"),
+        (form(MODEL, part(b'name="mod\\el"', b"x")), "two ways"),
+        (form(MODEL)[:-4], "does not end"),
+        (form(FILE), "needs a `model`"),
+    ],
+)
+def test_a_whole_form_has_one_model(body: bytes, words: str) -> None:
+    """Else its reader might take another one than the gateway."""
+    with pytest.raises(GatewayError, match=words):
+        only_model(body, BOUNDARY)
+
+
+@pytest.mark.parametrize(
+    "other", [FILE, part(b"name=\"file\"; filename*=utf-8''a%20b", b"x"), part(b'name="x"', b"--")]
+)
+def test_other_parts_of_a_whole_form_may_be_what_they_are(other: bytes) -> None:
+    """Before the model and after it."""
+    for body in (form(other, MODEL), form(MODEL, other)):
+        assert body[slice(*only_model(body, BOUNDARY))] == b"whisper"

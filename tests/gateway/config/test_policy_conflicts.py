@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -246,3 +247,18 @@ def test_where_each_way_stands() -> None:
         ["split.arms[0]", "split.arms[1]"],
         ["classifier.arms[0]"],
     ]
+
+
+def test_a_policy_keeps_to_one_kind() -> None:
+    """As far as the configuration says what its models and clusters serve."""
+    kinds = {"cluster one": "llm", "cluster two": "vision", "model a": "llm", "model c": "vision"}
+    known = replace(KNOWN, kinds=kinds)
+    words = "leads to where vision models are; those it matches are others"
+    assert found(
+        policy("p", match={"models": ["alias"]}, route={"cluster": "two"}),
+        policy("q", match={"models": ["a"], "routes": ["chat"]}, split=split("b", "c")),
+        known=known,
+    ) == [f"p: route.cluster {words}", f"q: split.arms[1].model {words}"]
+    for models in (["c"], ["b"], []):
+        fine = policy("p", match={"models": models}, route={"cluster": "two"})
+        assert found(fine, known=known) == []

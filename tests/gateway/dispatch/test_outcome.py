@@ -184,3 +184,20 @@ def test_a_lack_of_our_own_is_not_the_endpoints_fault() -> None:
     assert verdict.error is not None
     assert (verdict.error.status, verdict.error.code) == (503, "overloaded")
     assert verdict.error.retry_after_s == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "cause"),
+    [
+        (503, b'{"error":{"message":"m","code":"model_not_ready"}}', Cause.UNREADY),
+        (503, b'{"error": {"code" : "model_not_ready"}}', Cause.UNREADY),
+        (503, b'{"error":{"message":"model_not_ready","code":null}}', Cause.OVERLOADED),
+        (500, b'{"error":{"code":"model_not_ready"}}', Cause.BROKEN),
+    ],
+)
+def test_a_model_that_is_not_loaded_is_no_fault(status: int, body: bytes, cause: Cause) -> None:
+    """The endpoint says so in a 503 with a code, and has done nothing yet."""
+    verdict = judge(reply(status, body), own_credentials=False)
+    assert verdict is not None
+    assert verdict.cause is cause
+    assert (verdict.outcome is Outcome.REJECTED) is (status == 503)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.config.spec import Config
+from gateway.model import Kind
 from gateway.plan.compile import compile_table
 from gateway.upstream.cluster import Cluster
 
@@ -82,3 +83,28 @@ def test_pools_whose_members_stay_are_kept() -> None:
     assert new.lookup("m").pool is old.lookup("m").pool is new.lookup("n").pool
     lists(clusters["a"], 1, "m")
     assert compile_table(config, clusters).lookup("m").pool is not old.lookup("m").pool
+
+
+def test_a_model_is_of_the_kind_that_its_cluster_or_its_list_says() -> None:
+    """The configuration comes first; nobody knows before anybody has said."""
+    clusters: dict[str, Any] = {**TWO, "v": {**OTHER["b"], "kind": "vision"}}
+    config, made = parts(clusters, {"m": {"cluster": "a"}, "digits": {"cluster": "v"}})
+    kinds = lambda: {name: plan.kind for name, plan in compile_table(config, made).plans.items()}  # noqa: E731
+    assert kinds() == {"m": None, "digits": Kind.VISION}
+    for owner, kind in (("vllm", Kind.LLM), (None, Kind.LLM), ("sluice-vision", Kind.VISION)):
+        made["a"].models["a1:80"] = [{"id": "m", "owned_by": owner}]
+        made["v"].models["b1:80"] = [{"id": "digits", "owned_by": owner}]
+        assert kinds() == {"m": kind, "digits": Kind.VISION}
+        assert compile_table(config, made).entries["m"].kind is kind
+
+
+def test_of_two_kinds_under_one_name_the_first_is_served() -> None:
+    """By those that have it of this kind."""
+    config, clusters = parts(TWO, {})
+    first, second = clusters["a"].endpoints
+    seeing = {"id": "x", "owned_by": "sluice-vision"}
+    for endpoint, entries in ((first, [seeing]), (second, [{"id": "x"}, {"id": "y"}])):
+        clusters["a"].listed(endpoint, entries)
+    table = compile_table(config, clusters)
+    assert table.lookup("x").pool.endpoints == (first,)
+    assert (table.lookup("x").kind, table.lookup("y").kind) == (Kind.VISION, Kind.LLM)

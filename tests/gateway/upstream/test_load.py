@@ -51,6 +51,23 @@ def test_it_sleeps_when_no_core_is_awake(awake: list[bytes], asleep: bool) -> No
     assert load.asleep is asleep
 
 
+VISION = b"""\
+# HELP sluice_vision_queue_rows Rows that wait.
+# TYPE sluice_vision_queue_rows gauge
+sluice_vision_queue_rows{model="digits} 9",version="1"} 3.0
+sluice_vision_queue_rows{model="other",version="2"} 2.0
+sluice_vision_queue_rows{model="broken",version="2"} NaN
+# TYPE sluice_vision_batch_rows histogram
+"""
+
+
+def test_the_rows_that_wait_at_the_vision_service_are_its_load() -> None:
+    """Of all its models together; before it has any there are none."""
+    assert parse_load(VISION) == EngineLoad(0, 5, 0.0, asleep=False)
+    nothing = b"\n".join(line for line in VISION.splitlines() if line.startswith(b"#"))
+    assert parse_load(nothing) == EngineLoad(0, 0, 0.0, asleep=False)
+
+
 @pytest.mark.parametrize(
     "text",
     [
