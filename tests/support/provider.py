@@ -30,7 +30,7 @@ TOKENS = tuple(f"{' ' if number else ''}w{number:02}" for number in range(60))
 ANSWER = "".join(TOKENS)
 PROMPT_TOKENS = 7
 
-PAUSE_S = 0.25
+PAUSE_S = 0.6
 """Between the first token and the others where the answer breaks. The gateway is to have shown it
 by then: what breaks before is not resumed but asked for again, and nobody could tell."""
 

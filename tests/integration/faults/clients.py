@@ -7,13 +7,13 @@ import math
 import resource
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from tests.integration.faults.figure import Figure, Scale, holds, most, none, quantile
 from tests.integration.faults.stage import Metrics, forget_peak, gateway, held, sims, stage, until
-from tests.integration.faults.traffic import Heard, ask, chat, failures, untyped
+from tests.integration.faults.traffic import PATIENCE_S, Heard, ask, chat, failures, untyped
 from tests.support.engine import DONE, LAST_CHUNK, STREAM_HEAD, Engine, chunk, finish, token
 from tests.support.process import Served
 from tests.support.raw import post
@@ -26,8 +26,6 @@ _EACH_MIB = 0.256
 """The table's: 256 MiB for 1,000 readers."""
 _EACH_FLOODED_MIB = 0.35
 """When an engine floods: 64 KiB in the client's transport, a read of uvloop's (250 KiB) on top."""
-_UNSHED = {"max_event_loop_lag_s": 60}
-"""What else keeps a machine busy is not what is tested."""
 _END = [chunk(finish()), chunk(DONE), LAST_CHUNK]
 
 
@@ -70,7 +68,7 @@ async def row_12(folder: Path, scale: Scale) -> list[Figure]:
         ),
         most(f"growth of RSS at its peak, {count} of them", bound, (peak - base) / _MIB, " MiB"),
         none("failures of others", failures(beside), len(beside)),
-        _ratio(alone, beside, scale),
+        *_ratios(alone, beside, scale),
         none("slow readers cut short", cut, len(patient)),
     ]
 
@@ -80,21 +78,22 @@ def _two_clusters(urls: Sequence[str]) -> dict[str, Any]:
     # The scripted engine shares this process with all clients, and may itself fall silent for long.
     slow["timeouts"] = {"first_token_s": 300, "idle_s": 300}
     return {
-        "server": _UNSHED,
         "clusters": {"slow": slow, "quick": quick},
         "models": {"m": {"cluster": "slow"}, "quick": {"cluster": "quick", "upstream_model": "m"}},
     }
 
 
 async def _until_idle(served: Served) -> None:
-    """Wait until the gateway has next to nothing to do."""
+    """Wait until the gateway has next to nothing to do for two seconds in a row."""
+    looks = [math.inf] * 2
 
     async def idle() -> bool:
         before = held(served.pid).cpu_s
         await asyncio.sleep(1)
-        return held(served.pid).cpu_s - before < 0.1
+        looks.append(held(served.pid).cpu_s - before)
+        return max(looks[-2:]) < 0.1
 
-    await until(idle)
+    await until(idle, 120)
 
 
 async def _probes(served: Served, duration_s: float) -> list[Heard]:
@@ -107,15 +106,23 @@ async def _probes(served: Served, duration_s: float) -> list[Heard]:
     return answers
 
 
-def _ratio(alone: list[Heard], beside: list[Heard], scale: Scale) -> Figure:
-    """The p99 beside a crowd as a multiple of that without; what a busy machine adds is allowed."""
-    before, after = (quantile([one.took_s for one in part], 0.99) for part in (alone, beside))
-    return Figure(
-        "p99 of others, times that without them",
-        "≤ 2",
-        f"{after / before:.2f} ({1000 * after:.1f} ms after {1000 * before:.1f} ms)",
-        after <= 2 * before + scale.noise_s,
-    )
+def _ratios(alone: list[Heard], beside: list[Heard], scale: Scale) -> list[Figure]:
+    """Times beside a crowd as multiples of those without; what a busy machine adds is allowed.
+
+    A tenth of it for the median: that is not moved by a process that is held up once.
+    """
+    figures = []
+    for name, share, noise_s in (("p50", 0.5, scale.noise_s / 10), ("p99", 0.99, scale.noise_s)):
+        before, after = (quantile([one.took_s for one in part], share) for part in (alone, beside))
+        figures.append(
+            Figure(
+                f"{name} of others, times that without them",
+                "≤ 2",
+                f"{after / before:.2f} ({1000 * after:.1f} ms after {1000 * before:.1f} ms)",
+                after <= 2 * before + noise_s,
+            )
+        )
+    return figures
 
 
 async def row_13(folder: Path, scale: Scale) -> list[Figure]:
@@ -133,7 +140,7 @@ async def row_13(folder: Path, scale: Scale) -> list[Figure]:
         # Others ask an engine of their own: it is the gateway that is to have time for them.
         urls = [one.url for one in await stack.enter_async_context(sims(2))]
         top = _two_clusters(urls)
-        top["server"] = {**top["server"], **timers}
+        top["server"] = timers
         served = await stack.enter_async_context(gateway(folder, urls, top=top))
         alone_ms = 1000 * quantile([one.took_s for one in await _probes(served, 2)], 0.99)
         attackers = {
@@ -145,6 +152,11 @@ async def row_13(folder: Path, scale: Scale) -> list[Figure]:
         }
         # One second more for each KiB of body, and the sweep's own second.
         probes = await _probes(served, limit_s + 3)
+        slow = [*attackers["slow heads"], *attackers["slow bodies"]]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(scale.slack_s):
+                while not all(one.closed for one in slow):  # noqa: ASYNC110  they tell nobody
+                    await asyncio.sleep(0.1)
         open_s = {name: [one.open_s for one in group] for name, group in attackers.items()}
     figures = [
         most(f"{name} closed after", limit_s, max(open_s[name]), " s", 1 + scale.slack_s)
@@ -166,24 +178,25 @@ async def row_13(folder: Path, scale: Scale) -> list[Figure]:
 
 async def row_20(folder: Path, scale: Scale) -> list[Figure]:
     """No more than 256 descriptors: a hundred streams are under way when a crowd connects."""
-    long = chat("long", tokens=120, stream=True)
+    long = chat("long", tokens=250, stream=True)
     async with AsyncExitStack() as stack:
         served, _ = await stack.enter_async_context(
             stage(folder, 2, "--inter-token-latency", "60ms")
         )
         resource.prlimit(served.pid, resource.RLIMIT_NOFILE, (256, 256))
-        streams = [asyncio.ensure_future(ask(served.port, long)) for _ in range(100)]
-        await asyncio.sleep(1.0)
+        begun = [asyncio.Event() for _ in range(100)]
+        streams = [asyncio.ensure_future(ask(served.port, long, begun=one)) for one in begun]
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*[one.wait() for one in begun])
         early = [await stack.enter_async_context(Crawler(served.port, b"")) for _ in range(4)]
         async with AsyncExitStack() as crowd:
             flood = [await crowd.enter_async_context(Crawler(served.port, b"")) for _ in range(150)]
-            await asyncio.sleep(0.5)
-            fds = held(served.pid).fds
-            before = held(served.pid).cpu_s
+            fds = await _most_fds(served)
+            before, since = held(served.pid).cpu_s, time.monotonic()
             for one in early:
                 await one.send(post(chat(), fields={"Connection": "close"}))
             await asyncio.sleep(3)
-            busy = (held(served.pid).cpu_s - before) / 3
+            busy = (held(served.pid).cpu_s - before) / (time.monotonic() - since)
             shed = sum(one.closed for one in flood)
         relieved_at = time.monotonic()
         recovered_s = await _recovered(served) - relieved_at
@@ -197,6 +210,20 @@ async def row_20(folder: Path, scale: Scale) -> list[Figure]:
         none("ends without a word of clients that were in", untyped(during), len(during)),
         most("recovered after", 2, recovered_s, " s", scale.slack_s),
     ]
+
+
+async def _most_fds(served: Served) -> int:
+    """Wait until the gateway has nearly all the descriptors that it may; return their number."""
+    found = 0
+
+    async def all_taken() -> bool:
+        nonlocal found
+        found = max(found, held(served.pid).fds)
+        return found > 250
+
+    with suppress(TimeoutError):
+        await until(all_taken, 5)
+    return found
 
 
 async def _recovered(served: Served) -> float:

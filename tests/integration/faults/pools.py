@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tests.integration.faults.figure import Figure, Scale, holds, most, none, quantile
-from tests.integration.faults.stage import at_rest, gateway, left_over, stage
+from tests.integration.faults.stage import at_rest, gateway, left_behind, stage
 from tests.integration.faults.traffic import Heard, ask, chat, failures
 from tests.support.engine import STREAM_HEAD, Engine, Then, chunk, token
 from tests.support.process import Served
@@ -77,8 +77,7 @@ async def row_11(folder: Path, scale: Scale) -> list[Figure]:
         gone_s = await asyncio.gather(
             *[_gone(request.left, left_at) for request in engine.requests]
         )
-        after = await at_rest(served)
-    leaked = left_over(before, after)
+        leaked = await left_behind(served, before)
     return [
         holds("upstream requests", str(count), len(gone_s), ok=len(gone_s) == count),
         most("upstream cancelled, p99", 1, quantile(gone_s, 0.99), " s", scale.slack_s),

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tests.integration.faults.figure import Figure, Scale, holds, most, none
-from tests.integration.faults.stage import at_rest, gateway, held, left_over, sims
+from tests.integration.faults.stage import at_rest, gateway, held, left_behind, sims
 from tests.integration.faults.traffic import Heard, ask, chat, untyped
 from tests.support.process import Served
 from tests.support.raw import RawClient, post
@@ -40,8 +40,7 @@ async def row_25(folder: Path, scale: Scale) -> list[Figure]:
         start, start_bytes = await at_rest(served), held(served.pid).rss_bytes
         answers, rows = await _soak(served, scale.soak_s)
         await asyncio.sleep(_SETTLE_S)
-        end, end_bytes = await at_rest(served), held(served.pid).rss_bytes
-    left = left_over(start, end)
+        left, end_bytes = await left_behind(served, start), held(served.pid).rss_bytes
     figures = [
         none("left over at the end", left, len(start)),
         none("ends without a word", untyped(answers), len(answers)),

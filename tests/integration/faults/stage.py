@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from tests.support.process import PATIENCE_S, ROOT, Served, announced, ready_lin
 
 MODEL = "m"
 """The one model of every stage; scripted engines list it, too."""
+
+UNSHED = {"max_event_loop_lag_s": 60}
+"""For a gateway's `server`: what else keeps the machine busy, and it late, is no overload."""
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_S = os.sysconf("SC_CLK_TCK")
@@ -140,7 +144,7 @@ def config(
     top: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the configuration of one cluster, `engines`, for the model `m`."""
-    own = {"host": "127.0.0.1", "drain_delay_s": 0, "admin": None}
+    own = {"host": "127.0.0.1", "drain_delay_s": 0, "admin": None, **UNSHED}
     given = dict(top or {})
     return yaml.safe_dump(
         {
@@ -257,6 +261,14 @@ async def at_rest(served: Served) -> dict[str, float]:
         least = {name: min(value, least.get(name, value)) for name, value in now.items()}
         await asyncio.sleep(0.1)
     return least
+
+
+async def left_behind(served: Served, before: Mapping[str, float]) -> list[str]:
+    """Say what is held that was not held before, when all that goes by itself has had its time."""
+    end = time.monotonic() + PATIENCE_S
+    while (found := left_over(before, await at_rest(served))) and time.monotonic() < end:
+        pass
+    return found
 
 
 def left_over(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:

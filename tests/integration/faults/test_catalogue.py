@@ -40,6 +40,8 @@ pytestmark = pytest.mark.integration
 
 FIRST_TOKEN_S = 1.5
 IDLE_S = 1.5
+RECORDED_S = 30.0
+"""How long the gateway and a provider may take to have noted what the client has heard."""
 SLACK_S = 6.0
 """What a busy machine may add to the gateway's timers; two attempts' worth of them and more."""
 
@@ -54,7 +56,7 @@ CLUSTER: dict[str, Any] = {
     },
     "breaker": {"open_s": 0.5, "max_open_s": 1},
     "outliers": {"eject_s": 0.5, "max_eject_s": 1},
-    "health": {"metrics_path": None},
+    "health": {"metrics_path": None, "timeout_s": 10},
 }
 
 
@@ -100,9 +102,54 @@ NEVER = {
 }
 """A faulty endpoint stays in the pool."""
 FREE = {"budget_percent": 100, "budget_min_per_s": 1000}
+MIXED = {
+    **NEVER,
+    "retries": FREE,
+    # Eight clients and the providers share one process: a healthy one may be late.
+    "timeouts": {**CLUSTER["timeouts"], "first_token_s": 3, "idle_s": 3, "total_s": 60},
+}
+PINGED = {"first_token_s": 3.0, "idle_s": 3.0}
+"""Silence is looked for once a second; so long that a look falls into it even if one is late."""
 
-HEALTHY_LATE = Fault(first_after_s=1.0)
-BROKEN_LATE = Fault(500, error=BROKEN, first_after_s=0.5)
+HEALTHY_LATE = Fault(first_after_s=2.0)
+BROKEN_LATE = Fault(500, error=BROKEN, first_after_s=1.5)
+LATER_S = 10.0
+LATER = Fault(first_after_s=LATER_S)
+
+
+@dataclass(frozen=True)
+class Race:
+    """Two endpoints of which whichever is asked first has `first`, and the other one `second`."""
+
+    name: str
+    first: Fault
+    second: Fault
+    result: str
+    least_s: float
+    counted: frozenset[str]
+    """The results of both attempts."""
+
+
+RACES = (
+    Race("second-is-quicker", LATER, HEALTHY, "won", 0, frozenset({"success", "cancelled"})),
+    Race("first-is-quicker", HEALTHY_LATE, LATER, "lost", 1.5, frozenset({"success", "cancelled"})),
+    Race(
+        "first-fails",
+        BROKEN_LATE,
+        HEALTHY_LATE,
+        "won",
+        1.5,
+        frozenset({"success", "upstream_error"}),
+    ),
+    Race(
+        "second-fails",
+        HEALTHY_LATE,
+        BROKEN_LATE,
+        "lost",
+        1.5,
+        frozenset({"success", "upstream_error"}),
+    ),
+)
 
 FILTERED = {
     "message": "The response was filtered due to the prompt triggering the content policy.",
@@ -161,7 +208,13 @@ class Plot:
         """Write it."""
         return yaml.safe_dump(
             {
-                "server": {"host": "127.0.0.1", "drain_delay_s": 0, "admin": None},
+                # What else keeps the machine busy is not what is tested.
+                "server": {
+                    "host": "127.0.0.1",
+                    "drain_delay_s": 0,
+                    "admin": None,
+                    "max_event_loop_lag_s": 60,
+                },
                 "clusters": {
                     name: {
                         **CLUSTER,
@@ -206,17 +259,19 @@ def plotted() -> Plot:
     plot.chain("all-broken", provider(Fault(503, error=BUSY)), provider(Fault(500, error=BROKEN)))
     plot.chain("diverged", provider(Fault(cut_at=40)), provider(DIVERGED))
     plot.chain("cut-at-the-end", provider(Fault(cut_at=60)), provider())
-    pings = {**CLUSTER["timeouts"], "keepalive_s": 0.4}
+    pings = {**CLUSTER["timeouts"], **PINGED, "keepalive_s": 0.4}
     plot.chain("pinged", provider(Fault(silent=True)), provider(), timeouts=pings)
     plot.chain("stalled", provider(Fault(stall_at=20)), provider(), timeouts=pings)
     plot.pool("pinged-alone", provider(Fault(silent=True)), timeouts=pings)
     plot.pool("alone", provider())
-    plot.pool("hedged", provider(), provider(), hedging={"enabled": True})
+    patient = {**CLUSTER["timeouts"], "first_token_s": 15, "idle_s": 15}
+    for race in RACES:  # A pool each: the times of one race would be another's hedging delay.
+        plot.pool(race.name, provider(), provider(), hedging={"enabled": True}, timeouts=patient)
     several = [provider(Fault(cut_every=20)), provider(Fault(cut_every=20)), provider()]
     plot.pool("two-cut", *several, balancer="p2c", **NEVER)
     for seed in MIXES:  # A pool each: what one mix taught the balancer is not the next one's.
-        plot.pool(f"mixed-{seed}", provider(), provider(), provider(), **NEVER, retries=FREE)
-    plot.pool("hedged-alone", provider(), hedging={"enabled": True})
+        plot.pool(f"mixed-{seed}", *[provider() for _ in range(3)], **MIXED)
+    plot.pool("hedged-alone", provider(), hedging={"enabled": True}, timeouts=patient)
     return plot
 
 
@@ -349,6 +404,15 @@ class Ledger:
         """How far a counter's samples with these labels have gone up."""
         return self._rise(self._read(), name, **labels)
 
+    def assert_counted(self, wanted: float, name: str, **labels: str) -> None:
+        """A counter has gone up by so much: it may, a moment after the client has its answer."""
+        until(
+            lambda: self.counted(name, **labels) >= wanted,
+            f"{name} {labels} has gone up by {wanted:g}",
+            RECORDED_S,
+        )
+        assert self.counted(name, **labels) == wanted
+
     def _rise(self, now: Samples, name: str, **labels: str) -> float:
         return sum(
             value - self._counted.get(key, 0)
@@ -367,7 +431,7 @@ class Ledger:
             }
             return attempts == self.seen()
 
-        until(agree, f"the attempts are {self.seen()}", 5.0)
+        until(agree, f"the attempts are {self.seen()}", RECORDED_S)
 
     def level(self, name: str) -> float:
         """Return the sum of a gauge's samples."""
@@ -398,8 +462,8 @@ def test_a_healthy_endpoint_beside_a_faulty_one_saves_the_answer(rig: Rig, case:
     assert 1 <= faulty <= 2
     assert faulty + healthy <= 6  # Three for each.
     ledger.assert_attempts_agree()
-    assert ledger.counted("sluice_requests_total", model=model, outcome="success") == 2
-    assert ledger.counted("sluice_tokens_total", model=model, kind="completion") == 2 * len(TOKENS)
+    ledger.assert_counted(2, "sluice_requests_total", model=model, outcome="success")
+    ledger.assert_counted(2 * len(TOKENS), "sluice_tokens_total", model=model, kind="completion")
     assert_resumed(ledger, case, model)
 
 
@@ -419,10 +483,10 @@ def test_a_healthy_fallback_saves_the_answer(rig: Rig, case: Case) -> None:
     assert 1 <= faulty <= 3
     assert healthy == (0 if case.passed else 2 if case.spare.no_prefix else 1)
     ledger.assert_attempts_agree()
-    assert ledger.counted("sluice_requests_total", model=model, outcome="success") == 1
-    assert ledger.counted("sluice_tokens_total", model=model, kind="completion") == len(TOKENS)
+    ledger.assert_counted(1, "sluice_requests_total", model=model, outcome="success")
+    ledger.assert_counted(len(TOKENS), "sluice_tokens_total", model=model, kind="completion")
     fell_back = 0 if case.passed or case.resumed else 1
-    assert ledger.counted("sluice_fallbacks_total", model=model, to=spare) == fell_back
+    ledger.assert_counted(fell_back, "sluice_fallbacks_total", model=model, to=spare)
     assert_resumed(ledger, case, model, spare)
 
 
@@ -577,7 +641,7 @@ def test_a_client_that_leaves_on_the_end_mark_has_had_its_answer(rig: Rig) -> No
     for answer in answers:
         assert_whole(answer)
     ledger.assert_attempts_agree()
-    assert ledger.counted("sluice_requests_total", model="alone", outcome="success") == 3
+    ledger.assert_counted(3, "sluice_requests_total", model="alone", outcome="success")
 
 
 @pytest.mark.parametrize("name", ["pinged", "stalled"])
@@ -589,11 +653,13 @@ def test_a_client_that_waits_for_another_endpoint_is_told_that_it_lives(
     assert_whole(ask(rig, f"{name}-fallback"))
     body = {"model": f"{name}-fallback", "messages": [{"role": "user", "content": "count"}]}
 
+    began = time.monotonic()
     answer = rig.http.post("/v1/chat/completions", json={**body, "stream": True})
+    took_s = time.monotonic() - began
 
     events = answer.text.split("\n\n")
     pings = events.count(": ping")
-    assert 1 <= pings <= 5  # Silence is looked for once a second.
+    assert 1 <= pings <= took_s + 1  # Silence is looked for once a second.
     assert answer.text.endswith("data: [DONE]\n\n")
     assert all(one.startswith("data: ") for one in events[:-1] if one != ": ping")
     assert len(events) == 1 + pings + 1 + len(TOKENS) + 1 + 1  # Role, tokens, finish, [DONE].
@@ -609,7 +675,7 @@ def test_after_a_sign_of_life_the_failure_is_an_event(rig: Rig) -> None:
     assert not isinstance(answer.error, APIStatusError)
     assert answer.error.code == "upstream_timeout"
     assert answer.text == ""
-    assert answer.took_s < FIRST_TOKEN_S + SLACK_S
+    assert answer.took_s < PINGED["first_token_s"] + SLACK_S
     assert list(ledger.seen().values()) == [1]  # The same silent endpoint is not asked twice.
     ledger.assert_attempts_agree()
 
@@ -647,11 +713,13 @@ def test_any_mix_of_faults_at_two_endpoints_of_three_is_the_third_ones_answer(
         one.fault = lambda _: rng.choice(MIXTURE)
     ledger = Ledger(rig, model)
     with ThreadPoolExecutor(8) as threads:
-        for answer in threads.map(lambda number: ask(rig, model, temperature=number % 2), range(60)):
+        for answer in threads.map(
+            lambda number: ask(rig, model, temperature=number % 2), range(60)
+        ):
             assert_whole(answer)
     assert all(ledger.seen().values())
     ledger.assert_attempts_agree()
-    assert ledger.counted("sluice_tokens_total", model=model) == 60 * (PROMPT_TOKENS + 60)
+    ledger.assert_counted(60 * (PROMPT_TOKENS + 60), "sluice_tokens_total", model=model)
 
 
 def test_when_all_fail_the_client_hears_it_once_and_soon(rig: Rig) -> None:
@@ -685,7 +753,7 @@ def test_a_stream_that_nobody_can_go_on_with_ends_in_its_own_error(rig: Rig) -> 
     assert other == 2  # Once with the prefix, once without.
     ledger.assert_attempts_agree()
     model = "diverged-fallback"
-    assert ledger.counted("sluice_requests_total", model=model, outcome="failure") == 1
+    ledger.assert_counted(1, "sluice_requests_total", model=model, outcome="failure")
 
 
 def test_a_stream_cut_after_the_last_token_that_was_asked_for_is_whole(rig: Rig) -> None:
@@ -726,65 +794,45 @@ def test_a_provider_that_flaps_is_left_and_found_again(rig: Rig, layout: str) ->
         until(used, "the provider is asked again")
 
 
-@pytest.fixture(scope="module")
-def hedged(rig: Rig) -> Rig:
-    """The rig, when it has seen how quick the hedged clusters are."""
+def warm(rig: Rig, model: str) -> None:
+    """Show the gateway how quick a hedged cluster is, and leave it the reserve of its budget."""
     for _ in range(20):
-        assert_whole(ask(rig, "hedged"))
-        assert_whole(ask(rig, "hedged-alone"))
-    time.sleep(1.1)  # For the reserve of the retry budget.
-    return rig
-
-
-def in_turn(rig: Rig, first: Fault, second: Fault) -> None:
-    """Let whichever endpoint is asked first have `first`, and the other one `second`."""
-    turns = iter((first, second))
-    for one in rig.providers["hedged"]:
-        one.fault = lambda _: next(turns, HEALTHY)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "result", "least_s", "counted"),
-    [
-        (Fault(first_after_s=3), HEALTHY, "won", 0, {"success", "cancelled"}),
-        (HEALTHY_LATE, Fault(first_after_s=3), "lost", 0.7, {"success", "cancelled"}),
-        (BROKEN_LATE, HEALTHY_LATE, "won", 0.7, {"success", "upstream_error"}),
-        (HEALTHY_LATE, BROKEN_LATE, "lost", 0.7, {"success", "upstream_error"}),
-    ],
-    ids=["second-is-quicker", "first-is-quicker", "first-fails", "second-fails"],
-)
-def test_a_late_first_token_is_raced(
-    hedged: Rig, first: Fault, second: Fault, result: str, least_s: float, counted: set[str]
-) -> None:
-    """The quicker one's answer, the other one's end; and a failure counts as what it is."""
-    until(lambda: ask(hedged, "hedged").took_s < 0.2, "the cluster is quick")
+        assert_whole(ask(rig, model))
     time.sleep(1.1)
-    in_turn(hedged, first, second)
-    ledger = Ledger(hedged, "hedged")
 
-    answer = ask(hedged, "hedged")
+
+@pytest.mark.parametrize("race", RACES, ids=lambda race: race.name)
+def test_a_late_first_token_is_raced(rig: Rig, race: Race) -> None:
+    """The quicker one's answer, the other one's end; and a failure counts as what it is."""
+    warm(rig, race.name)
+    turns = iter((race.first, race.second))
+    for one in rig.providers[race.name]:
+        one.fault = lambda _: next(turns, HEALTHY)
+    ledger = Ledger(rig, race.name)
+
+    answer = ask(rig, race.name)
 
     assert_whole(answer)
-    assert least_s <= answer.took_s < 2.5
+    assert race.least_s <= answer.took_s < LATER_S - 1
     assert list(ledger.seen().values()) == [1, 1]
     ledger.assert_attempts_agree()
-    assert ledger.counted("sluice_hedges_total", cluster="hedged", result=result) == 1
-    for one in counted:
-        attempts = ledger.counted("sluice_upstream_attempts_total", cluster="hedged", result=one)
-        assert attempts == 1, one
+    ledger.assert_counted(1, "sluice_hedges_total", cluster=race.name, result=race.result)
+    for one in race.counted:
+        ledger.assert_counted(1, "sluice_upstream_attempts_total", cluster=race.name, result=one)
 
 
-def test_without_another_endpoint_nothing_is_raced_or_paid(hedged: Rig) -> None:
+def test_without_another_endpoint_nothing_is_raced_or_paid(rig: Rig) -> None:
     """Slow answers of the only endpoint leave the retry budget as it is."""
-    (alone,) = hedged.providers["hedged-alone"]
+    warm(rig, "hedged-alone")
+    (alone,) = rig.providers["hedged-alone"]
     alone.fault = Fault(first_after_s=0.3)
     with ThreadPoolExecutor(12) as threads:
-        for answer in threads.map(lambda _: ask(hedged, "hedged-alone"), range(12)):
+        for answer in threads.map(lambda _: ask(rig, "hedged-alone"), range(12)):
             assert_whole(answer)
-    ledger, first = Ledger(hedged, "hedged-alone"), len(alone.asked)
+    ledger, first = Ledger(rig, "hedged-alone"), len(alone.asked)
     alone.fault = lambda number: Fault(500, error=BROKEN) if number < first + 2 else HEALTHY
 
-    answer = ask(hedged, "hedged-alone")
+    answer = ask(rig, "hedged-alone")
 
     assert_whole(answer)
     assert ledger.seen() == {alone.port: 3}
@@ -796,5 +844,5 @@ def test_nothing_is_left_behind(rig: Rig) -> None:
     everyone = [one for providers in rig.providers.values() for one in providers]
     ledger = Ledger(rig)
 
-    until(lambda: not any(one.busy for one in everyone), "the providers are idle", 10.0)
-    until(lambda: ledger.level("sluice_inflight") == 0, "the gateway is idle", 10.0)
+    until(lambda: not any(one.busy for one in everyone), "the providers are idle", RECORDED_S)
+    until(lambda: ledger.level("sluice_inflight") == 0, "the gateway is idle", RECORDED_S)

@@ -26,7 +26,7 @@ async def heard(socket: websockets.ClientConnection) -> AsyncIterator[str | byte
 
 async def test_a_websocket_finishes_its_answer_and_is_closed(tmp_path: Path) -> None:
     """1012 says: come again; an idle one hears it as soon as the listener closes."""
-    async with under_load(tmp_path, delay=0, drain=10) as (gateway, _):
+    async with under_load(tmp_path, delay=0, drain=60) as (gateway, _):
         url = gateway.url.replace("http", "ws") + "/v1/chat/ws"
         async with websockets.connect(url) as busy, websockets.connect(url) as idle:
             await busy.send(json.dumps({**CHAT, "max_tokens": 20}))

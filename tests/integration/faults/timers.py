@@ -17,7 +17,7 @@ from tests.support.engine import STREAM_HEAD, Engine, Received, Script, Step, Th
 from tests.support.process import Served
 from tests.support.toxic import BlackHole
 
-_QUIET = {"interval_s": 600}
+_QUIET = {"interval_s": 600, "timeout_s": 60}
 """Probes that come once: what is measured are the timers of requests."""
 
 
@@ -67,7 +67,13 @@ async def _half_open(folder: Path, scale: Scale) -> list[Figure]:
         resumed = await _frozen(served, group, scale)
         wanted = await ask(served.port, _LONG)
     return [
-        _near("silence in a stream, resume off", scale.idle_s, cut.took_s, 1 + scale.slack_s),
+        _near(
+            "silence in a stream, resume off",
+            scale.idle_s,
+            cut.took_s,
+            1 + scale.slack_s,
+            early_s=min(scale.slack_s, scale.idle_s / 2),  # Its last token was some time before.
+        ),
         holds("its end", "504's code in the stream", cut.failure, ok=cut.error is not None),
         holds(
             "the same with resume",
@@ -78,11 +84,11 @@ async def _half_open(folder: Path, scale: Scale) -> list[Figure]:
     ]
 
 
-_LONG = chat("a long story", tokens=50, stream=True)
+_LONG = chat("a long story", tokens=200, stream=True)
 
 
 async def _frozen(served: Served, group: Sequence[Sim], scale: Scale) -> Heard:
-    """Freeze the engine that answers in the middle; `sent_at` becomes the moment of it."""
+    """Freeze the engine that answers in the middle; `sent_at` becomes the moment before it."""
     begun = asyncio.Event()
     asked = asyncio.ensure_future(
         ask(served.port, _LONG, begun=begun, patience_s=2 * scale.idle_s + 30)
@@ -90,8 +96,8 @@ async def _frozen(served: Served, group: Sequence[Sim], scale: Scale) -> Heard:
     await begun.wait()
     await asyncio.sleep(0.2)
     busy = await _busy(group)
-    busy.freeze()
     frozen_at = time.monotonic()
+    busy.freeze()
     try:
         heard = await asked
     finally:
@@ -126,7 +132,13 @@ async def row_07(folder: Path, scale: Scale) -> list[Figure]:
         wrong = [*failures(answers), *["another text" for _ in other]]
         figures += [
             none(f"{name}: answers not whole", wrong, len(answers)),
-            _near(f"{name}: its socket closed after", timer_s, max(closed_s), 1 + scale.slack_s),
+            _near(
+                f"{name}: its socket closed after",
+                timer_s,
+                max(closed_s),
+                1 + scale.slack_s,
+                early_s=min(scale.slack_s, timer_s / 2),  # Measured from when the request was seen.
+            ),
         ]
     return figures
 
@@ -150,7 +162,8 @@ async def _silent(
     Returns the answers, and for how long the silent one's connections stayed open.
     """
     timeouts = {"first_token_s": scale.first_token_s, "idle_s": scale.idle_s}
-    cluster = {"timeouts": timeouts, "health": _QUIET}
+    # In turn: each engine is asked, however slowly the requests come.
+    cluster = {"timeouts": timeouts, "health": _QUIET, "balancer": "round_robin"}
     patience_s = 2 * (scale.first_token_s + scale.idle_s) + 30
     async with _timed(script) as (silent, closed_s):
         async with gateway(folder, [silent.url, healthy.url], cluster=cluster) as served:
@@ -200,6 +213,7 @@ async def row_22(folder: Path, scale: Scale) -> list[Figure]:
         passed = [one.header(b"x-request-timeout-ms") for one in engine.requests]
     answers = sorted({plain.failure, stream.failure})
     left = [int(values[0]) for values in passed if values]
+    least_ms = 1500 - round(1000 * min(1.0, scale.noise_s))  # The gateway may have come to it late.
     return [
         most("upstream closed after", 2.2, max(closed_s), " s", scale.slack_s),
         most("answered after", 2.2, max(plain.took_s, stream.took_s), " s", scale.slack_s),
@@ -208,9 +222,9 @@ async def row_22(folder: Path, scale: Scale) -> list[Figure]:
         ),
         holds(
             "remainder that the engine is told",
-            "1500 to 2000 ms, twice",
+            f"{least_ms} to 2000 ms, twice",
             left,
-            ok=len(left) == 2 and all(1500 <= one <= 2000 for one in left),
+            ok=len(left) == 2 and all(least_ms <= one <= 2000 for one in left),
         ),
         holds("openai-python with timeout=2", "raises", sdk, ok=sdk in _SDK_SAYS),
     ]
@@ -229,7 +243,9 @@ def _sdk_timeout(url: str) -> str:
     return "nothing"
 
 
-def _near(name: str, wanted_s: float, measured_s: float, tolerance_s: float) -> Figure:
+def _near(
+    name: str, wanted_s: float, measured_s: float, tolerance_s: float, *, early_s: float = 0.05
+) -> Figure:
     """A time that must be neither early nor late."""
-    ok = wanted_s - 0.05 <= measured_s <= wanted_s + tolerance_s
+    ok = wanted_s - early_s <= measured_s <= wanted_s + tolerance_s
     return Figure(name, f"{wanted_s:g} s (± {tolerance_s:g} s)", f"{measured_s:.2f} s", ok)
