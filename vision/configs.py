@@ -75,6 +75,8 @@ def parse_config(text: str, file: str) -> ModelConfig:
         config = ModelConfig.model_validate({} if value is None else value)
     except ValidationError as error:
         for details in error.errors(include_url=False):
+            if details["type"] == "too_short" and details["input"]:
+                continue  # It is short by entries that were refused, each with its own line.
             line, key = _place(node, details)
             problems.setdefault((line, key), _words(details))
     if problems or config is None:
@@ -173,6 +175,15 @@ def _chosen(node: yaml.MappingNode) -> str | None:
 _WORDS: Mapping[str, str] = {
     "missing": "is required",
     "extra_forbidden": "is not a known key",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_too_short": "must not be empty",
+    "too_short": "needs at least one entry",
+    "union_tag_invalid": "`kind` must be one of {expected_tags}",
     "model_type": "must be a mapping (lines of `key: value`)",
     "dict_type": "must be a mapping (lines of `key: value`)",
     "tuple_type": "must be a list",
