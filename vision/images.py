@@ -36,6 +36,8 @@ FORMATS: Final = (
     BmpImagePlugin.BmpImageFile.format,
 )
 _ORIENTATION: Final = 0x0112
+# Where Pillow looks for it; most images have none of these, and asking costs as much as decoding.
+_EXIF: Final = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -119,6 +121,8 @@ def finish(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
+    if _EXIF.isdisjoint(image.info):
+        return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # A camera's broken EXIF does not make the picture less valid.

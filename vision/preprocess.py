@@ -30,9 +30,9 @@ _FILTERS: Final = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# `shortest` makes of 1 x 50,000,000 pixels an image of 256 x 12,800,000,000. What is allowed is
-# the largest image that is decoded by default.
-_MAX_RESIZED_PIXELS: Final = 50_000_000
+# `shortest` makes of 1 x 50,000,000 pixels an image of 256 x 12,800,000,000. At 16 million, images of
+# 244 : 1 still become 256 pixels high.
+_MAX_RESIZED_PIXELS: Final = 16_000_000
 _FLOATS: Final = (DataType.FP16, DataType.FP32, DataType.FP64)
 
 
