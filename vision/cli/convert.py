@@ -39,6 +39,13 @@ def convert(  # noqa: PLR0913, PLR0917 - an argument for each option
     calibration_samples: Annotated[
         int, typer.Option(min=1, help="How many of them calibrate INT8, at most.")
     ] = 200,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|FILE.npz",
+            help="Other samples to compare on. [default: those that calibration leaves over]",
+        ),
+    ] = None,
     weight_bits: Annotated[
         int,
         typer.Option(min=7, max=8, help="Of INT8 weights; 7 is exact on CPUs without VNNI, too."),
@@ -110,6 +117,7 @@ def convert(  # noqa: PLR0913, PLR0917 - an argument for each option
                 "max_batch": max_batch,
                 "calibration": calibration,
                 "calibration_samples": calibration_samples,
+                "held_out": held_out,
                 "weight_bits": weight_bits,
                 "version": version,
                 "force": force,

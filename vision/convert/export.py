@@ -26,14 +26,11 @@ FREE_AXIS = 16  # What a free axis of an example measures.
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A torch module in evaluation mode, and the tensors that it takes and gives, in their order.
-
-    `outputs` without names are named by `export`.
-    """
+    """A torch module in evaluation mode; what it takes and gives, in its own order."""
 
     module: Any
     inputs: tuple[TensorSpec, ...]
-    outputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...]
 
 
 def export(source: Module, target: Path) -> None:
@@ -54,7 +51,7 @@ def export(source: Module, target: Path) -> None:
             external_data=False,
             opset_version=OPSET,
             input_names=[spec.name for spec in source.inputs],
-            output_names=list(source.outputs) or None,
+            output_names=list(source.outputs),
             dynamic_shapes=_shapes(source),
             verbose=False,
         )
@@ -76,14 +73,22 @@ def zeros(inputs: Sequence[TensorSpec], rows: int = EXAMPLE_ROWS) -> dict[str, A
     }
 
 
-def reference(source: Module, outputs: Sequence[str]) -> Reference:
+def count_outputs(source: Module) -> int:
+    """How many tensors the module gives: it is run once, on zeros. Raises `ConversionError`."""
+    torch = library("torch")
+    with told_in_a_line(f"{type(source.module).__name__} does not run"), torch.no_grad():
+        given = (torch.from_numpy(array) for array in zeros(source.inputs).values())
+        return len(_flat(source.module(*given)))
+
+
+def reference(source: Module) -> Reference:
     """The module itself, as what converted ones are measured against."""
     torch = library("torch")
 
     def run(inputs: Arrays) -> dict[str, Array]:
         with torch.no_grad():
             given = source.module(*(torch.from_numpy(inputs[one.name]) for one in source.inputs))
-        return dict(zip(outputs, (one.numpy() for one in _flat(given)), strict=True))
+        return dict(zip(source.outputs, (one.numpy() for one in _flat(given)), strict=True))
 
     return run
 

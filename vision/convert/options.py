@@ -55,7 +55,8 @@ class Options:
     """One conversion.
 
     `model` is a name, `hf:` and an id or folder, a path of an ONNX file, or `module:function`;
-    `calibration` a folder of images or npz files, an npz file, `random`, or None.
+    `calibration` a folder of images or npz files, an npz file, `random`, or None; `held_out` the
+    same, None for what calibration leaves over.
     """
 
     model: str
@@ -64,6 +65,7 @@ class Options:
     max_batch: int = 32
     calibration: str | None = None
     calibration_samples: int = 200
+    held_out: str | None = None
     weight_bits: int = 8
     version: int | None = None
     force: bool = False

@@ -133,6 +133,10 @@ def _samples(options: Options, draft: Draft) -> tuple[Samples, Samples]:
         else samples.read(options.calibration, draft.inputs, draft.config)
     )
     wanted = options.calibration_samples if options.precision is Precision.INT8 else 0
+    if options.held_out is not None:
+        calibration, _ = samples.split(found, wanted, share=1.0)
+        others = samples.read(options.held_out, draft.inputs, draft.config)
+        return calibration, samples.split(others, 0)[1]
     calibration, held_out = samples.split(found, wanted)
     if not held_out:
         held_out = samples.noise(draft.inputs, draft.config)

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import tensorrt as trt
 
@@ -44,7 +45,7 @@ def build(
     Raises `ConversionError` with TensorRT's reason, `KeyboardInterrupt` if it was interrupted.
     """
     messages = Messages()
-    trt.init_libnvinfer_plugins(messages, "")
+    trt.init_libnvinfer_plugins(cast("Any", messages), "")  # By its stub it takes a capsule.
     builder = trt.Builder(messages)
     network = builder.create_network(_flags())
     parser = trt.OnnxParser(network, messages)

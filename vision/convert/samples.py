@@ -85,13 +85,15 @@ def read(where: str, inputs: Sequence[TensorSpec], config: ModelConfig) -> Sampl
     raise ConversionError(f"--calibration {where}: neither a folder nor an npz file")
 
 
-def split(samples: Samples, wanted: int) -> tuple[Samples, Samples]:
-    """Deal the samples out: for calibration at most `wanted` and 80 %, held out at most 1,000.
+def split(
+    samples: Samples, wanted: int, share: float = CALIBRATION_SHARE
+) -> tuple[Samples, Samples]:
+    """Deal the samples out: for calibration at most `wanted` and a share, held out at most 1,000.
 
     With `wanted` 0 all are held out. A single sample calibrates, and nothing is held out.
     """
     order = np.random.default_rng(_SEED).permutation(len(samples)).tolist()
-    used = min(wanted, max(1, int(len(samples) * CALIBRATION_SHARE))) if wanted else 0
+    used = min(wanted, max(1, int(len(samples) * share))) if wanted else 0
     return samples.part(order[:used]), samples.part(order[used : used + HELD_OUT])
 
 

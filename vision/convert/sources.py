@@ -13,6 +13,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vision.config import Classification, ModelConfig
 from vision.configs import read_config, read_file
 from vision.convert import graph, hub
 from vision.convert.draft import Draft, Reference
-from vision.convert.export import Module, export, from_example, reference, zeros
+from vision.convert.export import Module, count_outputs, export, from_example, reference, zeros
 from vision.convert.failures import ConversionError, library, told_in_a_line
 from vision.convert.options import Options
 from vision.convert.running import open_onnx
@@ -50,7 +51,9 @@ def resolve(options: Options, folder: Path) -> Draft:
     if name.endswith(".onnx"):
         return _from_file(name, Path(name), target, own)
     if ":" in name:
-        return _exported(options, _from_code(options), target, (own or ModelConfig(), None, ()))
+        config = own or ModelConfig()
+        module = _named(_from_code(options), config)
+        return _exported(options, module, target, (config, None, ()))
     return _from_repository(options, target, own)
 
 
@@ -69,7 +72,7 @@ def _exported(
         inputs=inputs,
         outputs=outputs,
         config=config,
-        reference=reference(module, [one.name for one in outputs]),
+        reference=reference(module),
         labels=labels if options.config is None else _labels(config, options.config.parent),
         notes=notes,
     )
@@ -171,13 +174,24 @@ def _from_code(options: Options) -> Module:
         )
     module.eval()
     if options.inputs:
-        return Module(module, options.inputs)
+        return Module(module, options.inputs, ())
     if example is None:
         raise ConversionError(
             f"{options.model} returned no example of its inputs: say --input NAME:3x224x224"
         )
     names = list(inspect.signature(module.forward).parameters)
-    return Module(module, from_example(module, example, names))
+    return Module(module, from_example(module, example, names), ())
+
+
+def _named(source: Module, config: ModelConfig) -> Module:
+    """The module with names for its outputs: the configured ones, or `output`."""
+    count = count_outputs(source)
+    names = tuple(one.name for one in config.outputs)
+    if names and len(names) != count:
+        raise ConversionError(f"the model has {count} outputs, the configuration {len(names)}")
+    if not names:
+        names = ("output",) if count == 1 else tuple(f"output_{at}" for at in range(count))
+    return replace(source, outputs=names)
 
 
 def _has(folder: Path) -> bool:
