@@ -30,7 +30,7 @@ _FILTERS: Final = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# `shortest` makes of 1 x 50,000,000 pixels an image of 256 x 12,800,000,000. At 16 million, images of
+# `shortest` would make 256 x 12,800,000,000 pixels of 1 x 50,000,000. With 16 million, images of
 # 244 : 1 still become 256 pixels high.
 _MAX_RESIZED_PIXELS: Final = 16_000_000
 _FLOATS: Final = (DataType.FP16, DataType.FP32, DataType.FP64)
@@ -100,7 +100,7 @@ class Preprocessor:
         target = width, height
         if resize is not None:
             target = _resized(resize.mode, resize.size, width, height)
-            if target[0] * target[1] > _MAX_RESIZED_PIXELS:
+            if resize.mode == "shortest" and target[0] * target[1] > _MAX_RESIZED_PIXELS:
                 raise BadInput(
                     f"The image is too elongated: {width} x {height} pixels would become "
                     f"{target[0]} x {target[1]}.",
