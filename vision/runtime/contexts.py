@@ -58,7 +58,7 @@ class EngineError(Exception):
 class _Context:
     """One execution context, the shapes that it stands at, and maybe a graph."""
 
-    __slots__ = ("graph", "key", "profile", "raw", "rows")
+    __slots__ = ("graph", "key", "profile", "raw", "recorded", "rows")
 
     def __init__(self, raw: trt.IExecutionContext) -> None:
         self.raw = raw
@@ -66,6 +66,7 @@ class _Context:
         self.profile = -1
         self.rows: dict[str, tuple[int, ...]] = {}  # Each output's shape without the batch axis.
         self.graph: cuda.Graph | None = None
+        self.recorded = False  # Or tried to, in vain.
 
 
 class PlanInstance:
@@ -112,6 +113,7 @@ class PlanInstance:
                 for spec in plan.outputs
             }
             self._scratch = held.enter_context(cuda.Memory(engine.device_memory_size_v2))
+            held.callback(self._stream.settle)
             for spec in plan.inputs:
                 # A batch that is filled up to its bucket leaves rows of the one before: at first
                 # zeros, which are valid as indices too.
@@ -144,7 +146,6 @@ class PlanInstance:
         if not self._closed:
             self._closed = True
             cuda.use(self._device)
-            self._stream.settle()
             self._held.close()
             del self._engine
 
@@ -156,7 +157,6 @@ class PlanInstance:
         bucket = bucket_for(rows, self._buckets)
         profile, size = profile_for(bucket or rows, self._plan.batches)
         key = tuple((size, *inputs[spec.name].shape[1:]) for spec in specs)
-        known = bucket is None or size in self._ready
         context = self._shared(key, profile) if bucket is None else self._own(key, profile)
         if context.graph is None:
             self._enqueue(context)
@@ -169,7 +169,7 @@ class PlanInstance:
             self._stream.download(results.address, self._memory[spec.name], array.nbytes)
             outputs[spec.name] = array
         self._stream.wait()
-        if not known:
+        if bucket is not None and not context.recorded:
             self._record(context)
         return outputs
 
@@ -239,6 +239,7 @@ class PlanInstance:
 
     def _record(self, context: _Context) -> None:
         """Record the graph of a context that has run; without one it goes on with plain runs."""
+        context.recorded = True
         try:
             context.graph = self._stream.record(lambda: self._enqueue(context))
         except (cuda.CudaError, EngineError) as error:
