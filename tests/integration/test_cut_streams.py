@@ -37,10 +37,11 @@ CUTS = (
 CONFIG = """\
 server:
   host: 127.0.0.1
+  max_event_loop_lag_s: 60
 clusters:
   engines:
     endpoints: [{{url: "{url}"}}]
-    timeouts: {{idle_s: 1}}
+    timeouts: {{idle_s: 3}}
     resume: "off"  # What is to be seen is how a stream ends that cannot go on.
     breaker: {{failures: 1000}}
     outliers: {{failures: 1000, min_requests: 1000}}
@@ -53,10 +54,12 @@ logging:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A gateway that waits 1 s for a silent engine, and an engine that fails on request."""
+    """A gateway that waits 3 s for a silent engine, and an engine that fails on request."""
     file = tmp_path_factory.mktemp("cut") / "sluice.yaml"
     with ExitStack() as stack:
-        slow = ("--inter-token-latency", "5ms")  # So that the stream is under way when it breaks.
+        # So slow that the gateway has shown what comes before a break: a break that it hears of
+        # together with the first tokens is an answer that has not begun.
+        slow = ("--inter-token-latency", "100ms")
         engine = stack.enter_context(sim("--allow-fault-headers", *slow))
         file.write_text(CONFIG.format(url=engine.url))
         yield stack.enter_context(sluice("-c", file, model="sim"))

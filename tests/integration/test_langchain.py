@@ -20,13 +20,24 @@ def get_weather(city: str) -> str:
     return f"sunny in {city}"
 
 
+CONFIG = """\
+server: {{host: 127.0.0.1, max_event_loop_lag_s: 60}}
+clusters:
+  engines: {{endpoints: [{{url: "{url}"}}]}}
+models:
+  sim: {{cluster: engines}}
+logging:
+  access: off
+"""
+
+
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Served]:
-    with (
-        sim() as engine,
-        sluice("--endpoint", engine.url, "--access-log", "off", model="sim") as served,
-    ):
-        yield served
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    file = tmp_path_factory.mktemp("langchain") / "sluice.yaml"
+    with sim() as engine:
+        file.write_text(CONFIG.format(url=engine.url))
+        with sluice("-c", file, model="sim") as served:
+            yield served
 
 
 @pytest.fixture

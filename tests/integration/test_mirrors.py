@@ -18,12 +18,12 @@ pytestmark = pytest.mark.integration
 REQUESTS = 60
 
 
-def with_mirror(folder: Path, target: Sim) -> dict[str, Any]:
+def with_mirror(folder: Path, target: Sim, within_s: float) -> dict[str, Any]:
     """Write the policy; return what the configuration has for it."""
     policy = {
         "name": "shadow",
         "match": {"models": ["m"]},
-        "mirror": {"to": {"cluster": "shadow"}, "max_concurrency": 64, "timeout_s": 2},
+        "mirror": {"to": {"cluster": "shadow"}, "max_concurrency": 64, "timeout_s": within_s},
     }
     (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
     return {
@@ -31,7 +31,10 @@ def with_mirror(folder: Path, target: Sim) -> dict[str, Any]:
         "server": {"max_event_loop_lag_s": 60},
         "clusters": {
             "engines": {},
-            "shadow": {"endpoints": [{"url": target.url}], "timeouts": {"first_token_s": 1}},
+            "shadow": {
+                "endpoints": [{"url": target.url}],
+                "timeouts": {"first_token_s": within_s / 2},
+            },
         },
     }
 
@@ -49,7 +52,7 @@ async def test_the_live_answers_are_the_same(tmp_path: Path, target: str) -> Non
     arguments = {"unlike": ("--seed", "7"), "slow": ("--fault", "delay-first=0.5")}
     arguments["silent"] = ("--fault", "stall-after=1")
     async with sims(1) as (live,), sims(1, *arguments.get(target, ())) as (shadow,):
-        top = with_mirror(tmp_path, shadow)
+        top = with_mirror(tmp_path, shadow, 2 if target == "silent" else 60)
         top["clusters"]["engines"] = {"endpoints": [{"url": live.url}]}
         async with gateway(tmp_path, [live.url], top=top, healthy=2) as served:
             if target == "dead":
@@ -60,7 +63,11 @@ async def test_the_live_answers_are_the_same(tmp_path: Path, target: str) -> Non
 
             async def ended() -> bool:
                 metrics = await Metrics.of(served)
-                return metrics.total("sluice_mirror_total", policy="shadow") >= REQUESTS
+                return (
+                    metrics.total("sluice_mirror_total", policy="shadow") >= REQUESTS
+                    and metrics.total("sluice_requests_total", outcome="success") >= REQUESTS
+                    and metrics.total("sluice_mirror_inflight") == 0
+                )
 
             await until(ended)
             metrics = await Metrics.of(served)

@@ -40,6 +40,7 @@ EXPECTED = {
     FILES[3]: 8 * 5,
 }
 CONFIG = """\
+server: {{max_event_loop_lag_s: 60}}
 clusters:
   engines:
     endpoints: [{{url: "{url}"}}]
@@ -96,7 +97,7 @@ def test_the_sdks_own_tests_pass(suite: Path, gateway: Served, file: str) -> Non
         env={**os.environ, "TEST_API_BASE_URL": f"{gateway.url}/v1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
 

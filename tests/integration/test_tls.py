@@ -20,6 +20,7 @@ pytestmark = pytest.mark.integration
 CONFIG = """\
 server:
   host: 127.0.0.1
+  max_event_loop_lag_s: 60
   tls: {server}
 clusters:
   engines:
@@ -72,7 +73,7 @@ def configured(file: Path, url: str, *, server: str = "null", cluster: str = "{}
 
 def ask(url: str, **more: object) -> httpx.Response:
     body = {**CHAT, **more}
-    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30.0, trust_env=False)
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60.0, trust_env=False)
 
 
 def test_the_gateway_serves_https(secured: Secured) -> None:
