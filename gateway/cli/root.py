@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gateway.cli import policy, rollout
+from vision.cli import build as build_vision
 
 if TYPE_CHECKING:
     from gateway.cli.up import Behind
@@ -38,6 +39,7 @@ def build() -> typer.Typer:
         app.command()(command)
     app.add_typer(policy.build())
     app.add_typer(rollout.build())
+    app.add_typer(build_vision())
     return app
 
 

@@ -131,16 +131,24 @@ def _unknown(policy: Policy, known: Known) -> Iterator[tuple[Loc, str]]:
 def _other_kind(policy: Policy, known: Known) -> Iterator[tuple[Loc, str]]:
     asked = {known.kinds.get(f"model {known.owner(name)}") for name in policy.match.models} - {None}
     for loc, target in targets(policy):
-        if target.cluster is not None:
-            where, key = f"cluster {target.cluster}", "cluster"
-        else:
-            where, key = f"model {known.owner(target.model or '')}", "model"
-        kind = known.kinds.get(where)
+        kind = _kind_at(target, known)
         if kind is not None and asked - {kind}:
+            key = "model" if target.cluster is None else "cluster"
             yield (*loc, key), f"leads to where {kind} models are; those it matches are others"
 
 
+def _kind_at(target: Target, known: Known) -> str | None:
+    if target.cluster is not None:
+        return known.kinds.get(f"cluster {target.cluster}")
+    return known.kinds.get(f"model {known.owner(target.model or '')}")
+
+
 def _between(earlier: Policy, later: Policy, known: Known) -> Iterator[tuple[Loc, str]]:
+    ours, theirs = (
+        {_kind_at(target, known) for _, target in targets(one)} for one in (earlier, later)
+    )
+    if None not in ours | theirs and not ours & theirs:
+        return  # Each is about the models of its own kind.
     if _covers(earlier.match, later.match, known):
         if earlier.match.percent == 100:
             yield (

@@ -114,10 +114,10 @@ class Attempts:
 
     def fallbacks(self) -> Iterator[Plan]:
         """Yield the plans of the fallbacks that there are at this moment."""
-        plans = self.shared.table().plans
+        plans, kinds = self.shared.table().plans, (self.request.route.kind, None)
         for name in self.plan.fallbacks:
             plan = plans.get(name)
-            if plan is not None and plan is not self.plan and plan.kind is self.plan.kind:
+            if plan is not None and plan is not self.plan and plan.kind in kinds:
                 yield plan
 
     async def enter(self, gate: Gate) -> float:

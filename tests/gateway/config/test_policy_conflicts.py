@@ -262,3 +262,11 @@ def test_a_policy_keeps_to_one_kind() -> None:
     for models in (["c"], ["b"], []):
         fine = policy("p", match={"models": models}, route={"cluster": "two"})
         assert found(fine, known=known) == []
+
+
+def test_policies_of_two_kinds_are_not_in_each_other_s_way() -> None:
+    """One for every model is one for those of the kind that its arms lead to."""
+    known = replace(KNOWN, kinds={"cluster one": "llm", "cluster two": "vision"})
+    talk, see = (policy(name, route={"cluster": name}) for name in ("one", "two"))
+    assert found(talk, see, known=known) == []
+    assert "never reached" in found(talk, see, known=KNOWN)[0]
