@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import re
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 from vision.errors import MissingLibrary, OperatorError
 
 EXTRA = "vision-convert"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -41,8 +43,13 @@ def library(name: str, extra: str = EXTRA) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message, or its type if it has none."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    """The first line of what a library says, or the error's type if it says nothing.
+
+    Of the innermost cause: exporters wrap the reason in advice, in colours.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [_COLOUR.sub("", line).strip() for line in str(error).splitlines()]
     return next(filter(None, lines), type(error).__name__)
 
 

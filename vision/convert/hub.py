@@ -44,7 +44,7 @@ def load(name: str) -> tuple[Module, ModelConfig, tuple[str, ...], tuple[str, ..
         names = ("input_ids", "attention_mask")
         inputs = tuple(TensorSpec(one, DataType.INT64, (None,)) for one in names)
         return (
-            Module(_only_logits(model, names), inputs, ("logits",)),
+            Module(_only_logits(model, kind), inputs, ("logits",)),
             ModelConfig(postprocessing=classes),
             labels,
             (),
@@ -60,7 +60,7 @@ def load(name: str) -> tuple[Module, ModelConfig, tuple[str, ...], tuple[str, ..
     channels = getattr(config, "num_channels", 3)
     inputs = (TensorSpec("pixel_values", DataType.FP32, (channels, height, width)),)
     return (
-        Module(_only_logits(model, ("pixel_values",)), inputs, ("logits",)),
+        Module(_only_logits(model, kind), inputs, ("logits",)),
         ModelConfig(preprocessing=made, postprocessing=classes),
         labels,
         notes,
@@ -109,16 +109,24 @@ def _model_size(config: Any) -> tuple[int, int]:
     return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
 
 
-def _only_logits(model: Any, names: tuple[str, ...]) -> Any:
-    """A module that takes tensors in order and gives the logits."""
+def _only_logits(model: Any, kind: str) -> Any:
+    """A module that takes tensors in order, by the exporter's names, and gives the logits."""
     base: Any = library("torch").nn.Module
 
-    class Classifier(base):  # type: ignore[misc]  # torch is Any here, see pyproject
+    class OfImages(base):  # type: ignore[misc]  # torch is Any here, see pyproject
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, *given: Any) -> Any:
-            return self.model(**dict(zip(names, given, strict=True))).logits
+        def forward(self, pixel_values: Any) -> Any:
+            return self.model(pixel_values=pixel_values).logits
 
-    return Classifier().eval()
+    class OfTexts(base):  # type: ignore[misc]  # as above
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    return (OfImages() if kind.endswith(_IMAGES) else OfTexts()).eval()

@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from vision.convert.failures import ConversionError, library
+from vision.convert.failures import ConversionError, library, told_in_a_line
 from vision.convert.progress import Steps
 from vision.tensors import Arrays
 
+_log = logging.getLogger(__name__)
 ZERO_POINT_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 WEIGHT_BITS = (7, 8)
 """7 for CPUs without VNNI: their INT8 products add two 16-bit sums that overflow with 8-bit
@@ -49,7 +50,7 @@ def to_fp16(source: Path, target: Path) -> None:
     """Write `source` with FP16 weights and nodes, and FP32 inputs and outputs."""
     onnx = library("onnx")
     model = onnx.load(source)
-    with _runtime_tools(), warnings.catch_warnings():
+    with _runtime_tools(), warnings.catch_warnings(), told_in_a_line("the cast to FP16 failed"):
         float16 = library("onnxruntime.transformers.float16")
         # It warns of each weight below 6e-8, which becomes 6e-8.
         warnings.simplefilter("ignore")
@@ -70,12 +71,15 @@ def to_int8(
     value (min-max calibration), the default of ONNX Runtime. Weights are INT8 in any case;
     `weight_bits` 7 uses half of its range, see `WEIGHT_BITS`.
     """
-    with tempfile.TemporaryDirectory(prefix="sluice-int8-") as folder, _runtime_tools(), _quiet():
+    with (
+        tempfile.TemporaryDirectory(prefix="sluice-int8-") as folder,
+        _runtime_tools(),
+        _quiet(),
+        told_in_a_line("quantization failed"),
+    ):
         quantization = library("onnxruntime.quantization")
         prepared = Path(folder) / "prepared.onnx"
-        quantization.quant_pre_process(
-            str(source), str(prepared), skip_symbolic_shape=not _has_sympy()
-        )
+        _infer_shapes(quantization, source, prepared)
         quantization.quantize_static(
             str(prepared),
             str(target),
@@ -171,9 +175,22 @@ class _Reader:
         return None if sample is None else dict(sample)
 
 
-def _has_sympy() -> bool:
-    """Symbolic shapes need it; torch brings it, and ONNX's own inference does for plain models."""
-    return importlib.util.find_spec("sympy") is not None
+def _infer_shapes(quantization: Any, source: Path, target: Path) -> None:
+    """Note the shapes between nodes, which quantization wants to know.
+
+    Symbolic inference finds the most but does not know all operators, and needs sympy,
+    which comes with torch; ONNX's own does without.
+    """
+    if importlib.util.find_spec("sympy") is not None:
+        try:
+            quantization.quant_pre_process(str(source), str(target), skip_optimization=True)
+        except Exception:  # It raises plain exceptions for what it does not know.
+            _log.debug("%s: no symbolic shapes", source, exc_info=True)
+        else:
+            return
+    quantization.quant_pre_process(
+        str(source), str(target), skip_optimization=True, skip_symbolic_shape=True
+    )
 
 
 @contextmanager
