@@ -21,7 +21,7 @@ JSON = (b"content-type", b"application/json")
 
 DATA_ROUTES = {"/v1/chat/completions": "POST", "/v1/completions": "POST", "/tokenize": "POST"}
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 """How long a test waits for what must happen at once, before it fails instead of hanging."""
 
 

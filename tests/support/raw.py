@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Self
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 """How long a test waits for what must happen at once, before it fails instead of hanging."""
 
 

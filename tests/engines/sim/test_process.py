@@ -102,7 +102,7 @@ async def test_sigterm_ends_streams_with_the_in_band_error(start: Start) -> None
 
 async def test_a_drain_lets_short_requests_finish(start: Start) -> None:
     """With a shutdown time-out: /health stays 200, new requests get 500, the stream completes."""
-    engine = await start("--shutdown-timeout", "20", "--inter-token-latency", "20ms")
+    engine = await start("--shutdown-timeout", "30", "--inter-token-latency", "150ms")
     short = {**_ENDLESS, "max_tokens": 20, "stream": True}
     _, streamed, one = await engine.ask(short, until=b"Simulated")
     engine.child.send_signal(signal.SIGTERM)

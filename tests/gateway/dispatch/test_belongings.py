@@ -83,7 +83,7 @@ async def test_a_form_that_was_passed_on_goes_to_no_fallback() -> None:
         rig.client() as client,
     ):
         client.send(post(FORM[:-20], FORM_PATH, {**FORM_TYPE, "Content-Length": str(len(FORM))}))
-        await asyncio.sleep(0.01)
+        await eventually(lambda: rig.engines[0].raw)
         client.send(FORM[-20:])
         assert (await client.answer()).status == 502
         assert not rig.others[0].requests

@@ -54,6 +54,8 @@ async def test_in_the_pause_before_another_attempt() -> None:
     async with failover([busy]) as rig, rig.client() as client:
         client.send(post(CHAT))
         await rig.engines[0].wait_requests(1)
+        (endpoint,) = rig.gateway.clusters["pool"].endpoints
+        await eventually(lambda: endpoint.inflight == 0)
         await asyncio.sleep(0.05)
         rig.gateway.force()
         async with asyncio.timeout(SOON_S):
