@@ -39,7 +39,9 @@ from tests.support.process import (
 pytestmark = pytest.mark.integration
 
 with np.load(ROOT / "tests/data/digits-held-out.npz") as _held_out:
-    DIGITS = list(zip(_held_out["images"][:24], map(str, _held_out["labels"][:24]), strict=True))
+    DIGITS = list(
+        zip(_held_out["images"][30:54], map(str, _held_out["labels"][30:54]), strict=True)
+    )
 
 MODELS = ROOT / "vision/models"
 
@@ -174,16 +176,14 @@ def as_image(http: httpx.Client, model: str, image: bytes) -> httpx.Response:
 @pytest.mark.parametrize("model", ["digits", "org/seer v2", "digits-int8"])
 def test_digits_that_no_training_has_seen_are_read(stage: Stage, ask: Any, model: str) -> None:
     """In every form of body, under the client's name, with the request's id as trace."""
-    right = 0
     for pixels, label in DIGITS:
         answer = ask(stage.http, model, png(pixels))
         assert answer.status_code == 200, answer.text
         said = answer.json()
-        right += said["predictions"][0]["class"] == label
+        assert said["predictions"][0]["class"] == label
         assert said["model"] == model
         assert said["trace_id"] == answer.headers["x-request-id"]
         assert said["latency_ms"] > 0
-    assert right >= len(DIGITS) - 1
 
 
 def test_several_images_are_one_request(stage: Stage) -> None:
@@ -233,9 +233,7 @@ def test_predictions_are_counted_and_logged_without_images(stage: Stage) -> None
     image = base64.b64encode(png(DIGITS[5][0])).decode()
     stage.http.post("/predict", json={"model": "org/seer v2", "inputs": {"image": image}})
     metrics = stage.http.get("/metrics").text
-    assert re.search(
-        r'sluice_requests_total\{model="seer",outcome="success",route="predict"\}', metrics
-    ) or ('route="predict"' in metrics and 'model="seer"' in metrics)
+    assert 'sluice_requests_total{model="seer",outcome="success",route="predict"}' in metrics
     log = stage.folder / "access.log"
     until(lambda: log.exists() and '"model":"org/seer v2"' in log.read_text(), "it is logged")
     text = log.read_text() + "".join(stage.gateway.lines)
