@@ -211,6 +211,11 @@ class Instances(Spec):
     threads: PositiveInt | None = Field(
         default=None, description="CPU threads within one execution; null for 1 on the CPU."
     )
+    half: bool = Field(
+        default=True,
+        description="Whether torch runs float32 products in half precision on CUDA (autocast). "
+        "Plans and ONNX files have their precision in them.",
+    )
 
 
 class Versions(Spec):

@@ -20,16 +20,17 @@ from vision.errors import LoadError, MissingLibrary
 from vision.runtime.base import Loaded, Runtime
 from vision.runtime.onnx import OnnxRuntime
 from vision.runtime.tensorrt import TensorRtRuntime
+from vision.runtime.torch import TorchRuntime
 
 _log = logging.getLogger(__name__)
 
-_ALL: tuple[Runtime, ...] = (TensorRtRuntime(), OnnxRuntime())
+_ALL: tuple[Runtime, ...] = (TensorRtRuntime(), OnnxRuntime(), TorchRuntime())
 RUNTIMES: Mapping[str, Runtime] = MappingProxyType({one.name: one for one in _ALL})
 
 
 def choose(folder: Path, config: ModelConfig) -> Iterator[tuple[Runtime, Path]]:
     """The runtimes whose file is in `folder`, in the configured order."""
-    for name in filter(RUNTIMES.__contains__, config.runtimes):
+    for name in config.runtimes:
         runtime = RUNTIMES[name]
         file = folder / runtime.file_name
         if file.is_file():
@@ -52,7 +53,7 @@ def load(folder: Path, config: ModelConfig) -> Loaded:
         else:
             return loaded
     if not failures:
-        names = ", ".join(RUNTIMES[name].file_name for name in config.runtimes if name in RUNTIMES)
+        names = ", ".join(RUNTIMES[name].file_name for name in config.runtimes)
         raise LoadError(f"{folder}: no file to load: looked for {names}")
     kind = MissingLibrary if all(isinstance(e, MissingLibrary) for e in failures) else LoadError
     raise kind("; ".join(map(str, failures)))
