@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import Any
 
@@ -272,9 +271,6 @@ def test_an_infer_request_that_does_not_fit_is_refused(
 
 def test_a_shape_over_the_cap_is_refused_before_anything_is_made() -> None:
     size = values.MAX_ELEMENTS + 1
-    assert (
-        "elements" in refused(read_tensors, [infer([1, size], [1])], [DYNAMIC], 4).message or True
-    )
     spec = TensorSpec("x", DataType.UINT8, (None,))
     refusal = refused(
         read_row, {"x": {"shape": [size], "datatype": "UINT8", "data": []}}, [spec], "i"
@@ -282,8 +278,6 @@ def test_a_shape_over_the_cap_is_refused_before_anything_is_made() -> None:
     assert "elements" in refusal.message
 
 
-@given(st.permutations(list(itertools.islice(DataType, 12))))
-def test_only_the_input_s_own_type_is_taken(types: list[DataType]) -> None:
-    for dtype in types:
-        if dtype is not DataType.FP32:
-            refused(read_tensors, [infer([1, 1, 2], [1, 2], datatype=dtype)], [IMAGE], 4)
+@pytest.mark.parametrize("dtype", [dtype for dtype in DataType if dtype is not DataType.FP32])
+def test_only_the_input_s_own_type_is_taken(dtype: DataType) -> None:
+    refused(read_tensors, [infer([1, 1, 2], [1, 2], datatype=dtype)], [IMAGE], 4)
