@@ -7,7 +7,7 @@ export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 .PHONY: run test check integration faults format clean
 .DELETE_ON_ERROR:
 
-run: .venv/.run  ## Start three simulated engines and the gateway in front of them.
+run: .venv/.run  ## Start simulated engines, the vision service and the gateway in front of them.
 	$(BIN)/sluice up --port $(PORT)
 
 test: .venv/.test  ## Run the unit tests and the documentation's examples.
@@ -35,7 +35,7 @@ format: .venv/.check
 	$(PYTHON) -m venv .venv
 
 .venv/.run: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[vision]'
 	touch $@
 
 .venv/.test: .venv/bin/python pyproject.toml

@@ -90,7 +90,7 @@ def read_json(body: bytes, max_depth: int) -> Facts:
         _check_depth(body, max_depth)
     if not facts.model:
         raise bad_request("The request needs a `model`: a string, not empty.", "model")
-    if not _is_plain(body):
+    if _plain_at(body) < 0:
         _check_unique_model(body)
     return facts
 
@@ -140,16 +140,16 @@ def _check_depth(body: bytes, max_depth: int) -> None:
         raise _too_deep(max_depth)
 
 
-def _is_plain(body: bytes) -> bool:
-    """Whether the text `"model"` stands once, as it does unless content or tools repeat it.
+def _plain_at(body: bytes) -> int:
+    """Return where the text `"model"` stands; -1 unless it does once, as it does nearly always.
 
-    A key can hide from this only behind a `\\u00..` escape.
+    Content or tools may repeat it. A key can hide from this only behind a `\\u00..` escape.
     """
     # Most clients write it first, and rfind() is the faster of the two over a long body.
     first = body.find(_MODEL_KEY)
     if first < 0 or body.rfind(_MODEL_KEY) != first:
-        return False
-    return b"\\" not in body or b"\\u00" not in body
+        return -1
+    return first if b"\\" not in body or b"\\u00" not in body else -1
 
 
 def _check_unique_model(body: bytes) -> None:
@@ -196,7 +196,8 @@ def has_effect(body: bytes) -> bool:
 
 def rename_model(body: bytes, name: str) -> bytes:
     """Return `body` with its top-level `model` replaced by `name`; the rest byte for byte."""
-    match = _MODEL_MEMBER.search(body) if _is_plain(body) else None
+    at = _plain_at(body)
+    match = _MODEL_MEMBER.match(body, at) if at >= 0 else None
     if match:
         start, end = match.span(1)
         return b"".join((body[:start], json.dumps(name).encode(), body[end:]))
