@@ -161,8 +161,8 @@ def _check_pins(found: Found) -> None:
     pins = found.config.sha256
     for key, wanted in pins.items():
         file = found.folder / key.partition("/")[2]
-        if not file.exists():
-            continue
+        if not file.is_file():
+            raise LoadError(f"{file}: is pinned, but it is not there")
         try:
             with file.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -190,11 +190,10 @@ def _labels(found: Found) -> tuple[str, ...] | None:
     post = found.config.postprocessing
     if not isinstance(post, (Classification, Detection)) or post.labels is None:
         return None
-    file = found.base / post.labels
     try:
-        return read_labels(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise LoadError(f"{file}: cannot be read: {error}") from error
+        return read_labels(found.base / post.labels)
+    except ConfigError as error:  # It names the file already.
+        raise LoadError(str(error)) from error
 
 
 def _samples(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from vision.errors import LoadError
 from vision.loads import Event, EventKind
 from vision.model import OffLoop
 from vision.repository import Control, Repository, RepositorySettings
-from vision.versions import Found
+from vision.versions import Found, State
 
 
 def put(folder: Path, model: str, version: int, content: bytes = b"weights") -> Path:
@@ -123,15 +123,31 @@ class Stage:
     async def calm(self) -> None:
         """Wait until nothing is being loaded or unloaded any more."""
         busy = self.repository
-        async with asyncio.timeout(20):
-            while busy._under_way or any(one.state == "unloading" for one in busy.index()):
-                await asyncio.sleep(0)
+        await until(
+            lambda: (
+                not busy._under_way
+                and all(one.state is not State.UNLOADING for one in busy.index())
+            )
+        )
 
     async def ask(self, name: str = "m", version: int | None = None) -> bytes:
         """Lease and infer."""
         async with self.repository.lease(name, version) as model:
             await asyncio.sleep(0)
             return model.infer()  # type: ignore[attr-defined]  # a fake's
+
+    async def until_it_says(self, content: bytes, name: str = "m") -> None:
+        """Ask until the answer is this one."""
+        async with asyncio.timeout(20):
+            while await self.ask(name) != content:
+                pass
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the event loop turn until a condition holds."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  there is no event for each thing a test looks at
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """What `vision.configs` promises: every problem with its line and key, and nothing worse."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -98,10 +99,8 @@ def test_aliases_cannot_make_a_small_file_large() -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_configuration_or_a_config_error(text: str) -> None:
-    try:
-        parse_config(text, "f")
-    except ConfigError as error:
-        assert str(error).startswith("f: ")
+    with suppress(ConfigError):
+        assert isinstance(parse_config(text, "f"), ModelConfig)
 
 
 def test_a_versions_own_file_replaces_the_models(tmp_path: Path) -> None:

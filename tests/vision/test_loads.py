@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.support.vision_repository import put, rewrite, stage
 
+from tests.support.vision_repository import put, rewrite, stage, until
 from vision.errors import ModelNotReady
 from vision.loads import EventKind
 from vision.repository import Control, RepositorySettings
@@ -46,8 +46,7 @@ async def test_evicted_memory_is_free_before_the_load_begins(tmp_path: Path) -> 
         (first,) = on.loader.models
         first.closing = asyncio.Event()
         asking = group.create_task(on.ask("b"))
-        while on.states("a")[1][0] != "unloading":
-            await asyncio.sleep(0)
+        await until(lambda: on.states("a")[1][0] == "unloading")
         assert on.loader.loads == [("a", 1)]
         first.closing.set()
         assert await asking == b"bbbbbb"
@@ -95,8 +94,7 @@ async def test_a_swap_needs_no_room_beside_what_it_replaces(tmp_path: Path) -> N
         put(tmp_path, "a", 2, b"AAAAAA")
         await on.repository.poll()
         await on.repository.poll()
-        while await on.ask("a") != b"AAAAAA":
-            await asyncio.sleep(0)
+        await on.until_it_says(b"AAAAAA", "a")
         assert on.kinds(EventKind.EVICTED) == []
 
 

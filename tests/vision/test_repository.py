@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.support.vision_repository import put, rewrite, stage
 
+from tests.support.vision_repository import put, rewrite, stage, until
 from vision.errors import BadInput, LoadError, ModelNotFound, ModelNotReady, OperatorError
 from vision.loads import EventKind
 from vision.repository import Control, Repository, RepositorySettings
@@ -116,8 +116,7 @@ async def test_a_swap_under_load_fails_no_request(tmp_path: Path) -> None:
                 put(tmp_path, "m", version, str(version).encode())
                 await on.repository.poll()
                 await on.repository.poll()
-                while await on.ask() != str(version).encode():
-                    await asyncio.sleep(0)
+                await on.until_it_says(str(version).encode())
 
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
             for _ in range(20):
@@ -139,8 +138,7 @@ async def test_a_lease_keeps_the_old_version_until_it_is_given_back(tmp_path: Pa
             put(tmp_path, "m", 2, b"two")
             await on.repository.poll()
             await on.repository.poll()
-            while await on.ask() != b"two":
-                await asyncio.sleep(0)
+            await on.until_it_says(b"two")
             assert model.infer() == b"one"
             assert on.states("m")[1] == ("unloading", "requests still use it")
         await on.calm()
@@ -391,32 +389,29 @@ async def test_only_explicit_control_is_by_request(tmp_path: Path, control: Cont
 async def test_close_waits_for_a_load_and_leaves_nothing(tmp_path: Path) -> None:
     put(tmp_path, "m", 1)
     put(tmp_path, "n", 1)
-    async with asyncio.TaskGroup() as group:
-        async with stage(tmp_path, up=False) as on:
-            on.loader.gate.clear()
-            await on.loader.entered.wait()
-            closing = group.create_task(on.repository.close())
-            while on.repository._open:
-                await asyncio.sleep(0)
-            with pytest.raises(ModelNotReady):
-                await on.ask()
-            assert not closing.done()
-            on.loader.gate.set()
-            await closing
-            assert on.loader.loads == [("m", 1)]  # The other's turn came too late.
-            assert not on.repository.ready()
-            with pytest.raises(ModelNotReady):
-                await on.ask()
+    async with asyncio.TaskGroup() as group, stage(tmp_path, up=False) as on:
+        on.loader.gate.clear()
+        await on.loader.entered.wait()
+        closing = group.create_task(on.repository.close())
+        await until(lambda: not on.repository._open)
+        with pytest.raises(ModelNotReady):
+            await on.ask()
+        assert not closing.done()
+        on.loader.gate.set()
+        await closing
+        assert on.loader.loads == [("m", 1)]  # The other's turn came too late.
+        assert not on.repository.ready()
+        with pytest.raises(ModelNotReady):
+            await on.ask()
     assert not [one.name for one in threading.enumerate() if "sluice-models" in one.name]
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_close_does_not_wait_for_a_lease(tmp_path: Path) -> None:
     put(tmp_path, "m", 1)
-    async with stage(tmp_path) as on:
-        async with on.repository.lease("m") as model:
-            await on.repository.close()
-            assert model.closed
+    async with stage(tmp_path) as on, on.repository.lease("m") as model:
+        await on.repository.close()
+        assert model.closed
 
 
 async def test_a_look_that_ends_after_close_loads_nothing(tmp_path: Path) -> None:
@@ -461,5 +456,3 @@ async def test_the_log_tells_loads_and_swaps(tmp_path: Path, caplog) -> None:
     assert "m 2: serves now instead of 1" in said
     assert "m 2: serves now instead of what its files were before" in said
     assert said.count("m 2: unloaded") == 2
-
-

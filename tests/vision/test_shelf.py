@@ -4,8 +4,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.vision.test_versions import found
 
+from tests.vision.test_versions import found
 from vision.config import Versions
 from vision.shelf import Shelf
 from vision.versions import Copy, Found, Rest, State
@@ -437,7 +437,9 @@ class ShelfMachine(RuleBasedStateMachine):
     def the_index_has_each_version_once(self) -> None:
         versions = [row.version for row in self.shelf.rows()]
         assert len(versions) == len(set(versions))
-        assert all((row.copy is not None) == (row.state is State.READY) for row in self.shelf.rows())
+        assert all(
+            (row.copy is not None) == (row.state is State.READY) for row in self.shelf.rows()
+        )
         assert all(row.reason for row in self.shelf.rows() if row.state is State.UNAVAILABLE)
 
 

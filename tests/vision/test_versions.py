@@ -79,7 +79,9 @@ def test_the_least_recently_used_goes_first_and_no_more_than_needed() -> None:
     assert idle_to_evict([], 1) is None
 
 
-@given(st.lists(st.builds(copy, st.floats(0, 9), st.integers(0, 9)), max_size=6), st.integers(0, 60))
+@given(
+    st.lists(st.builds(copy, st.floats(0, 9), st.integers(0, 9)), max_size=6), st.integers(0, 60)
+)
 def test_what_is_evicted_is_enough_or_nothing_is(idle: list[Copy[str]], excess: int) -> None:
     evicted = idle_to_evict(idle, excess)
     if evicted is None:
