@@ -69,7 +69,7 @@ METRICS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}
 }
 INDEX_REQUEST: Final = _object({"ready": _BOOLEAN}, "ready")
-CONTROL_REQUEST: Final = _object({"parameters": {"type": "object"}}, "parameters")
+CONTROL_REQUEST: Final = _object({"parameters": _nullable({"type": "object"})}, "parameters")
 
 ERROR: Final = _object(
     {
@@ -146,8 +146,8 @@ _VERSION: Final[Schema] = {
 }
 _TOP_K: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
 _PNG: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAKUlEQVR4nGNgAAIWBgYGhv8MDAwMLEAWw38GBhQGQob"
-    "h/38kJf8hQogBAHHtBhNqRkMeAAAAAElFTkSuQmCC"
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAARUlEQVR4nCXGQRVAMAAA0M9znwZE0IAGNLEGIsgg"
+    "AU2myUjAYaf/K9Z2GZ6+xhOv+wVbChrjJFoOujPnEfjm4p5DSZrhB4Y6EAlqM+StAAAAAElFTkSuQmCC"
 )
 _ITEM: Final[Schema] = {
     "description": "An image, or tensors by name.",
@@ -232,6 +232,12 @@ _TRACE: Final[Schema] = {
     "description": "Comes back; and is the trace's id if there is no `traceparent`.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
 }
+PATH_SCHEMAS: Final[dict[str, Schema]] = {
+    "model": {"type": "string", "minLength": 1},
+    "version": {"type": "string", "pattern": "^[1-9][0-9]{0,16}$"},
+}
+"""What stands in paths."""
+
 _ALL_ERRORS: Final = (400, 404, 413, 415, 429, 500, 503, 504)
 
 
@@ -240,7 +246,7 @@ def _predict(identity: str) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "model": {"type": "string", "minLength": 1},
-            "version": {"type": "string", "pattern": "^[1-9][0-9]{0,16}$"},
+            "version": PATH_SCHEMAS["version"],
             "top_k": _TOP_K,
             "image": _array(
                 {"type": "string", "contentMediaType": "application/octet-stream"},
@@ -312,7 +318,7 @@ _INFER_ANSWER: Final = _object(
 
 def _infer(identity: str, *path: str) -> dict[str, Any]:
     names = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": name, "in": "path", "required": True, "schema": PATH_SCHEMAS[name]}
         for name in path
     ]
     return {

@@ -24,7 +24,14 @@ MAX_BODY_BYTES = 64 * 1024
 """Of the repository's requests: a few words."""
 
 ModelName = Annotated[str, Path(description="As in the repository.", examples=["digits"])]
-Version = Annotated[str, Path(description="A positive whole number.", examples=["1"])]
+Version = Annotated[
+    str,
+    Path(
+        description="A positive whole number.",
+        examples=["1"],
+        json_schema_extra={"pattern": describe.PATH_SCHEMAS["version"]["pattern"]},
+    ),
+]
 
 
 class IndexRequest(msgspec.Struct):
