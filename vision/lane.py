@@ -80,7 +80,7 @@ class Lane:
         )
         self._lock = threading.Lock()
         """Held for µs by whoever touches the batcher, `_idle` or `_batches`, in any thread."""
-        self._idle: list[Seat] = []
+        self._idle: dict[Seat, None] = {}
         """Those that asked and got nothing; the last one is asked first, for it is the warmest."""
         self._batches: dict[Seat, Sequence[Request]] = {}
         """What runs."""
@@ -264,7 +264,8 @@ class Lane:
 
     def _ask_idle(self) -> None:
         if self._idle:  # If not, those that the batcher counts as free are about to ask.
-            self._idle.pop().ask()
+            seat, _ = self._idle.popitem()
+            seat.ask()
 
     # In an instance's thread.
 
@@ -284,10 +285,9 @@ class Lane:
     def _note(self, seat: Seat, turn: Turn[Request]) -> None:
         if turn.items:
             self._batches[seat] = turn.items
-            if seat in self._idle:
-                self._idle.remove(seat)
-        elif seat not in self._idle:
-            self._idle.append(seat)
+            self._idle.pop(seat, None)
+        else:
+            self._idle[seat] = None
         if turn.more:
             self._ask_idle()
 
@@ -305,8 +305,7 @@ class Lane:
         with self._lock:
             batch = self._batches.pop(seat, ())
             self._batcher.lose(sum(request.rows for request in batch))
-            if seat in self._idle:
-                self._idle.remove(seat)
+            self._idle.pop(seat, None)
             self._ask_idle()
         self._tell(self._lost, batch)
 

@@ -136,18 +136,19 @@ def execute(run: Run, stack: Stack, items: Sequence[Arrays], sizes: Sequence[int
     If the batch fails, each item is run again alone, so that one which the model cannot take
     does not cost the others their answers. Blocks for as long as the library does.
     """
+    rows = sum(sizes)
     try:
-        rows = sum(sizes)
         return [*split(run(stack.stack(items, rows)), sizes, rows)]
     except Exception as error:  # Whatever a library raises; each client has to get an answer.
-        if len(items) > 1:
-            _log.warning("a batch of %d rows failed; its items run alone: %s", rows, error)
-            alone = zip(items, sizes, strict=True)
-            return [execute(run, stack, [item], [size])[0] for item, size in alone]
-        if isinstance(error, ExecutionFailed):
-            return [error]
-        _log.exception("the model failed on an item")
-        return [ExecutionFailed(f"The model failed on this input: {_first_line(error)}")]
+        reason = error
+    if len(items) > 1:
+        _log.warning("a batch of %d rows failed; its items run alone: %s", rows, reason)
+        alone = zip(items, sizes, strict=True)
+        return [execute(run, stack, [item], [size])[0] for item, size in alone]
+    if isinstance(reason, ExecutionFailed):
+        return [reason]
+    _log.error("the model failed on an item", exc_info=reason)
+    return [ExecutionFailed(f"The model failed on this input: {_first_line(reason)}")]
 
 
 def _first_line(error: Exception) -> str:
