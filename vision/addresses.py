@@ -176,7 +176,7 @@ class AddressRules:
     def _names(self, host: str) -> bool:
         return not self.hosts or any(
             host == known or (known.startswith(".") and host.endswith(known))
-            for known in self.hosts
+            for known in map(str.lower, self.hosts)
         )
 
     def _allows(self, address: Address) -> bool:

@@ -210,7 +210,7 @@ def test_a_network_is_allowed_deliberately() -> None:
 
 
 def test_with_an_allow_list_only_its_hosts_are_asked() -> None:
-    rules = AddressRules(hosts=("images.example.com", ".cdn.example", "8.8.8.8"))
+    rules = AddressRules(hosts=("Images.example.com", ".CDN.example", "8.8.8.8"))
     for url in ("http://images.example.com/", "http://a.cdn.example/", "http://8.8.8.8/"):
         rules.parse(url)
     for url in (
