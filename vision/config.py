@@ -30,8 +30,10 @@ class Spec(BaseModel):
 class Tensor(Spec):
     """One input or output, as the model's file names it."""
 
-    name: str = Field(min_length=1)
-    dtype: DataType = DataType.FP32
+    name: str = Field(min_length=1, description="As in the file.")
+    dtype: DataType = Field(
+        default=DataType.FP32, description="Element type, as the Open Inference Protocol names it."
+    )
     shape: tuple[int, ...] = Field(
         description="Sizes without the batch axis; -1 for any.", examples=[(3, 224, 224)]
     )
@@ -71,8 +73,10 @@ class Preprocessing(Spec):
     """From an image to a row of the model's input: resize, crop, scale, (x - mean) / std."""
 
     input: str | None = Field(default=None, description="The input it feeds; null for the first.")
-    color: Literal["rgb", "bgr", "gray"] = "rgb"
-    resize: Resize | None = None
+    color: Literal["rgb", "bgr", "gray"] = Field(
+        default="rgb", description="Channels and their order; transparency is left out."
+    )
+    resize: Resize | None = Field(default=None, description="First of all; null for never.")
     crop: tuple[PositiveInt, PositiveInt] | None = Field(
         default=None, description="[height, width] of the centre; smaller images are padded with 0."
     )
@@ -81,7 +85,9 @@ class Preprocessing(Spec):
         description="Whose rule for the centre if `crop` leaves an odd number of pixels: "
         "torchvision rounds half to even, transformers rounds down.",
     )
-    layout: Literal["chw", "hwc"] = "chw"
+    layout: Literal["chw", "hwc"] = Field(
+        default="chw", description="Whether the channels come first or last."
+    )
     scale: PositiveFloat = Field(
         default=1 / 255, description="Factor of each value from 0 to 255, before mean and std."
     )
@@ -106,7 +112,10 @@ class Classification(Spec):
 
     kind: Literal["classification"]
     output: str | None = Field(default=None, description="The output it reads; null for the first.")
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    activation: Literal["softmax", "sigmoid", "none"] = Field(
+        default="softmax",
+        description="What makes confidences of the output; `none` if it has them.",
+    )
     top_k: PositiveInt = Field(
         default=5, description="Classes in an answer; a request may ask for fewer."
     )
@@ -120,7 +129,7 @@ class Detection(Spec):
     """YOLO's boxes to objects: scores, then greedy non-maximum suppression for each class."""
 
     kind: Literal["detection"]
-    output: str | None = None
+    output: str | None = Field(default=None, description="As above.")
     boxes: Literal["cxcywh", "xyxy"] = Field(
         default="cxcywh", description="In pixels of the model's input, as YOLO gives them."
     )
@@ -142,14 +151,14 @@ class Detection(Spec):
         description="Overlap over which the weaker box goes. YOLOv5's is 0.45.",
     )
     max_detections: PositiveInt = Field(default=300, description="Ultralytics' default is 300.")
-    labels: str | None = None
+    labels: str | None = Field(default=None, description="As above.")
 
 
 class Embedding(Spec):
     """One vector for each item."""
 
     kind: Literal["embedding"]
-    output: str | None = None
+    output: str | None = Field(default=None, description="As above.")
     pool: Literal["none", "mean", "first"] = Field(
         default="none",
         description="How [tokens, width] becomes [width]; `first` is the class token.",
@@ -202,7 +211,7 @@ class Batching(Spec):
 class Instances(Spec):
     """How many executions run side by side, and where."""
 
-    count: PositiveInt = 1
+    count: PositiveInt = Field(default=1, description="Each has a thread and buffers of its own.")
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
@@ -221,7 +230,9 @@ class Instances(Spec):
 class Versions(Spec):
     """Which of a model's versions serve."""
 
-    policy: Literal["latest", "specific", "all"] = "latest"
+    policy: Literal["latest", "specific", "all"] = Field(
+        default="latest", description="The newest ones, those that are named, or every one."
+    )
     count: PositiveInt = Field(default=1, description="How many of the newest, for `latest`.")
     versions: tuple[PositiveInt, ...] = Field(default=(), description="Which ones, for `specific`.")
 
@@ -256,11 +267,15 @@ class ModelConfig(Spec):
     preprocessing: Preprocessing | None = Field(
         default=None, description="How images are fed; null for a model that takes tensors only."
     )
-    postprocessing: Postprocessing = Field(default=Raw())
-    batching: Batching = Batching()
-    instances: Instances = Instances()
-    versions: Versions = Versions()
-    warmup: WarmUp = WarmUp()
+    postprocessing: Postprocessing = Field(
+        default=Raw(), description="What answers are made of the outputs, by its `kind`."
+    )
+    batching: Batching = Field(default=Batching(), description="When waiting items are a batch.")
+    instances: Instances = Field(default=Instances(), description="Executions side by side.")
+    versions: Versions = Field(
+        default=Versions(), description="Which versions serve; only of the model's own file."
+    )
+    warmup: WarmUp = Field(default=WarmUp(), description="What runs before it serves.")
     runtimes: tuple[Runtimes, ...] = Field(
         default=("tensorrt", "onnx", "torch"),
         min_length=1,
@@ -272,7 +287,7 @@ class ModelConfig(Spec):
         description="Pinned hashes: `1/model.onnx` → hex digest. A file with another one is not "
         "loaded, nor is a model file without one where another of its version has one.",
     )
-    description: str = ""
+    description: str = Field(default="", description="For people.")
 
     @model_validator(mode="after")
     def _finite_sizes(self) -> Self:
