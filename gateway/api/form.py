@@ -17,6 +17,7 @@ _BOUNDARY = re.compile(
     rb'multipart/form-data\s*;(?:.*;)?\s*boundary\s*=\s*(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))',
     re.IGNORECASE | re.DOTALL,
 )
+_BOUNDARIES = re.compile(rb";\s*boundary\s*(\*[^=]*)?=", re.IGNORECASE)
 # Parameters before `name` are skipped with their quoted values: a file's name may say anything.
 _BEFORE_NAME = (
     rb'\r\ncontent-disposition[ \t]*:[^;\r\n]*(?:;[^;"\r\n]*(?:"(?:[^"\\\r\n]|\\.)*"[^;"\r\n]*)?)*?'
@@ -33,6 +34,13 @@ def boundary_of(content_type: bytes) -> bytes:
     if match is None:
         raise bad_request("The request needs a multipart/form-data body with a boundary.")
     return match.group(1) or match.group(2)
+
+
+def only_boundary_of(content_type: bytes) -> bytes:
+    """Return the boundary of a form that names it once, in one way; else raises as above."""
+    if _BOUNDARIES.findall(content_type) != [b""]:
+        raise bad_request("The request needs a multipart/form-data body with one boundary.")
+    return boundary_of(content_type)
 
 
 class ModelSearch:

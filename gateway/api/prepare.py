@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from gateway.api.body import Facts, ask_for_usage, read_json, rename_model
-from gateway.api.form import ModelSearch, boundary_of, find_model, only_model
+from gateway.api.form import ModelSearch, boundary_of, find_model, only_boundary_of, only_model
 from gateway.api.query import model_of, with_model
 from gateway.model import Body
 from gateway.plan.table import Plan
@@ -55,7 +55,7 @@ def read_whole(request: Request, max_depth: int) -> Facts:
     """
     media = media_of(request)
     if media is Body.FORM:
-        start, end = only_model(request.body, boundary_of(request.head.content_type))
+        start, end = only_model(request.body, only_boundary_of(request.head.content_type))
         return Facts(model=request.body[start:end].decode())
     if media is Body.IMAGE:
         return Facts(model=model_of(request.head.query))

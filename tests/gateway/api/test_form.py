@@ -8,7 +8,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.api.form import MAX_PART_HEAD_BYTES, ModelSearch, boundary_of, find_model, only_model
+from gateway.api.form import (
+    MAX_PART_HEAD_BYTES,
+    ModelSearch,
+    boundary_of,
+    find_model,
+    only_boundary_of,
+    only_model,
+)
 from gateway.errors import GatewayError
 
 BOUNDARY = b"b0Und"
@@ -185,3 +192,24 @@ def test_other_parts_of_a_whole_form_may_be_what_they_are(other: bytes) -> None:
     """Before the model and after it."""
     for body in (form(other, MODEL), form(MODEL, other)):
         assert body[slice(*only_model(body, BOUNDARY))] == b"whisper"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"multipart/form-data",
+        b"multipart/form-data; boundary=a; boundary=b",
+        b"multipart/form-data; boundary=a; Boundary*=utf-8''b",
+        b"multipart/form-data; boundary=a; boundary*0=b",
+    ],
+)
+def test_a_whole_form_has_one_boundary(value: bytes) -> None:
+    """Of two, each reader might take another."""
+    with pytest.raises(GatewayError, match="one boundary"):
+        only_boundary_of(value)
+
+
+def test_a_boundary_may_have_the_word_in_it() -> None:
+    """As that of WebKit does."""
+    value = b"multipart/form-data; boundary=----WebKitFormBoundaryx"
+    assert only_boundary_of(value) == b"----WebKitFormBoundaryx"
