@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import hypothesis
 import pytest
 import uvloop
 
@@ -20,12 +19,6 @@ from engines.sim.generation import Piece
 from engines.sim.scheduler import Timing
 from engines.sim.server import RunningServer, listening
 from engines.sim.settings import FaultSettings, Settings
-
-# No test may depend on how fast the machine is just now.
-hypothesis.settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("patient")
 
 INSTANT = Timing(first_token_s=0.0, inter_token_s=0.0)
 
