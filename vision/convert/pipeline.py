@@ -30,6 +30,8 @@ from vision.convert.sources import LABELS, resolve
 from vision.tensors import TensorSpec
 
 MODEL, PLAN = "model.onnx", "model.plan"
+LOW_AGREEMENT = 0.98
+"""The share of equal first classes under which INT8 is warned of; good ones lose a percent."""
 BATCH_TOLERANCE = 1e-2
 """Of the largest value: how far rows of one batch may be from the same rows alone."""
 
@@ -181,6 +183,12 @@ def _judge(options: Options, made: _Made, steps: Steps) -> Report:
         else:
             report.plan["validation"] = section
     _fill(report, made, options)
+    agreement = report.validation["top1_agreement"]
+    if options.precision is Precision.INT8 and (agreement or 1) < LOW_AGREEMENT:
+        report.warnings.append(
+            f"only {agreement:.1%} of the samples have the same first class as the source: give "
+            "more samples that are like real ones, or --weight-bits 7 for CPUs without VNNI"
+        )
     row = next(iter(made.held_out))
     sizes = validation.batch_sizes(made.max_batch)
     steps.begin("measure latency", len(sizes))

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, SupportsInt, cast
 
 import tensorrt as trt
 
@@ -63,9 +63,9 @@ def build(
         raise KeyboardInterrupt
     if plan is None:
         raise ConversionError(f"TensorRT does not build the plan: {messages.why()}")
-    target.write_bytes(bytes(plan))
+    target.write_bytes(_bytes(plan))
     if cache is not None and options.timing_cache is not None:
-        _replace(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+        _replace(options.timing_cache, _bytes(config.get_timing_cache().serialize()))
 
 
 class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # Any where tensorrt is not installed.
@@ -76,18 +76,25 @@ class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # Any where tensorrt
         self._steps = steps
         self._pressed = pressed
 
-    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+    def phase_start(
+        self, phase_name: str, parent_phase: str | None, num_steps: SupportsInt
+    ) -> None:
         """A phase begins."""
-        self._steps.open(phase_name, parent_phase, num_steps)
+        self._steps.open(phase_name, parent_phase, int(num_steps))
 
-    def step_complete(self, phase_name: str, step: int) -> bool:
+    def step_complete(self, phase_name: str, step: SupportsInt) -> bool:
         """A part of a phase is done; False ends the build."""
-        self._steps.move(phase_name, step + 1)
+        self._steps.move(phase_name, int(step) + 1)
         return not self._pressed
 
     def phase_finish(self, phase_name: str) -> None:
         """A phase is over."""
         self._steps.close(phase_name)
+
+
+def _bytes(memory: trt.IHostMemory) -> bytes:
+    """A copy; its stub does not say that it is a buffer."""
+    return bytes(cast("Any", memory))
 
 
 def _flags() -> int:

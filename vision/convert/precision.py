@@ -34,6 +34,15 @@ WEIGHT_BITS = (7, 8)
 """7 for CPUs without VNNI: their INT8 products add two 16-bit sums that overflow with 8-bit
 weights, unless ONNX Runtime is told otherwise (`session.x64quantprecision`). On the digits model
 that overflow costs 35 of 448 right answers. GPUs and newer CPUs gain by 8."""
+MATRIX_OPS = ("Gemm", "MatMul")
+"""Their results stay FP32 where nothing quantized reads them: logits, softmax, residual sums."""
+QUANTIZED_OPS = (
+    *MATRIX_OPS,
+    *("Conv", "ConvTranspose", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool"),
+    *("Flatten", "Reshape", "Transpose"),
+)
+"""What gains by INT8, and what lies between such nodes and only moves or compares values. Softmax,
+LayerNormalization and GELU stay FP32: they cost little time, and rounding them costs accuracy."""
 FP16_KEPT_IN_FP32 = (
     "NonMaxSuppression",
     "TopK",
@@ -85,6 +94,7 @@ def to_int8(
             str(target),
             _Reader(samples, steps),
             quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=_quantized(library("onnx").load(prepared).graph),
             per_channel=True,
             reduce_range=weight_bits == WEIGHT_BITS[0],
             activation_type=quantization.QuantType.QInt8,
@@ -93,6 +103,7 @@ def to_int8(
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
                 "QuantizeBias": False,  # TensorRT takes no INT32 Q/DQ.
+                "OpTypesToExcludeOutputQuantization": list(MATRIX_OPS),
             },
         )
     count, other = zero_points(target)
@@ -173,6 +184,16 @@ class _Reader:
         self._done += 1
         sample = next(self._samples, None)
         return None if sample is None else dict(sample)
+
+
+def _quantized(graph: Any) -> list[str]:
+    """The types of nodes to quantize. Residual sums are, too, in networks of convolutions.
+
+    There TensorRT fuses them with the convolution before; in transformers, which are those
+    with LayerNormalization, they carry outliers that need the range.
+    """
+    types = {node.op_type for node in graph.node}
+    return [*QUANTIZED_OPS, *(() if "LayerNormalization" in types else ("Add",))]
 
 
 def _infer_shapes(quantization: Any, source: Path, target: Path) -> None:
