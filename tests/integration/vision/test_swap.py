@@ -1,6 +1,7 @@
 """A real service under concurrent requests, while its operator changes models: none may fail."""
 
 import asyncio
+import io
 import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -9,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.support.vision_service import MODELS, Service, digit, service, text
+from tests.support.vision_service import MODELS, Service, digit, png, service, text
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +34,7 @@ class Traffic:
 
     async def client(self) -> None:
         """Ask again and again, like a client that does not retry."""
-        image, label = digit(0)
+        image, label = large_digit()
         body = {"model": "digits", "inputs": {"image": text(image)}}
         while not self.over:
             try:
@@ -96,6 +99,14 @@ async def traffic(running: Service):
             finally:
                 one.over = True
         assert one.failures == []
+
+
+def large_digit() -> tuple[bytes, str]:
+    """A digit whose decoding takes a thread and some ms, in which its version may be swapped."""
+    image, label = digit(0)
+    with Image.open(io.BytesIO(image)) as small:
+        large = small.resize((640, 640), Image.Resampling.NEAREST)
+    return png(np.asarray(large)), label
 
 
 @pytest.fixture
