@@ -32,7 +32,7 @@ SHOWN = "http://127.0.0.1:9090"
 ENV = {**os.environ, "NO_PROXY": "*", "no_proxy": "*"}
 
 FILE = """
-server: {{drain_delay_s: 0, admin: {{port: 0}}}}
+server: {{drain_delay_s: 0, admin: {{port: 0}}, max_event_loop_lag_s: 60}}
 clusters:
   chat:
     registration: true

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from gateway.cli.root import build
 from tests.support.markdown import page
-from tests.support.process import sim, sluice, until
+from tests.support.process import PATIENCE_S, sim, sluice, until
 
 POLICIES = page("docs/policies.md")
 FILE = """
-server: {{drain_delay_s: 0, admin: {{port: 0}}, workers: {workers}}}
+server: {{drain_delay_s: 0, admin: {{port: 0}}, workers: {workers}, max_event_loop_lag_s: 60}}
 clusters:
   llama: {{endpoints: [{{url: "{first}"}}]}}
   llama-next: {{endpoints: [{{url: "{second}"}}]}}
@@ -76,7 +76,11 @@ class Stage:
         body = {"model": model, "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
         headers = {"x-request-id": name, "x-session-id": name}
         answer = httpx.post(
-            f"{self.url}/v1/chat/completions", json=body, headers=headers, trust_env=False
+            f"{self.url}/v1/chat/completions",
+            json=body,
+            headers=headers,
+            trust_env=False,
+            timeout=PATIENCE_S,
         )
         assert answer.status_code == 200, answer.text
 
@@ -88,7 +92,7 @@ class Stage:
             found[:] = [json.loads(self.sluice("policy", "status", name, "--json"))]
             return true(found[0])
 
-        until(look, f"{name} is shown so", 20)
+        until(look, f"{name} is shown so")
         return found[0]
 
 
@@ -185,7 +189,7 @@ def test_a_request_is_explained_by_the_gateway(stage: Stage) -> None:
 
 def test_the_access_log_is_replayed(stage: Stage) -> None:
     """What was logged is counted, and the rollout tried on it."""
-    until(lambda: "req-42" in (stage.folder / "access.log").read_text(), "the log is written", 20)
+    until(lambda: "req-42" in (stage.folder / "access.log").read_text(), "the log is written")
     said = stage.sluice(
         *("policy", "replay", "-c", str(stage.folder / "sluice.yaml")),
         *("--log", str(stage.folder / "access.log"), "--rollout", "new-engine"),

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
+import httpx
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from gateway.control.admin import build_admin
-from gateway.workers.inner import serve_inside
+from gateway.workers.inner import Question, serve_inside
 from gateway.workers.own import Standing, own_routes
 from gateway.workers.restarts import Restarts
 from gateway.workers.roster import Member, Roster
 from gateway.workers.seat import worker_socket
 from tests.gateway.control.test_admin import FakeOperations, Heart, Here
-from tests.support.control import FakeView
+from tests.support.control import PATIENCE_S, FakeView
 
 
 class Numbers:
@@ -49,6 +50,16 @@ class Hand:
         self.went += 1
 
 
+class PatientRoster(Roster):
+    """One that waits for whoever has a socket: a busy machine is no silent worker."""
+
+    async def ask(
+        self, question: Question, numbers: Collection[int] | None = None
+    ) -> dict[int, httpx.Response]:
+        limit_s = max(PATIENCE_S, question.limit_s)
+        return await super().ask(replace(question, limit_s=limit_s), numbers)
+
+
 @dataclass
 class Crew:
     """All of them."""
@@ -63,7 +74,7 @@ async def crew(folder: Path, count: int = 2, absent: int = 0) -> AsyncIterator[C
     """Serve `count` workers; the last `absent` of them have no socket, and nobody knows yet."""
     members = [Member(number, Restarts(Random(1))) for number in range(count)]
     hands = [Hand() for _ in members]
-    roster = Roster(members, str(folder))
+    roster = PatientRoster(members, str(folder))
     async with AsyncExitStack() as stack:
         for member, hand in zip(members, hands, strict=True):
             member.answers = member.listening = True
