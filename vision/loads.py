@@ -268,8 +268,9 @@ class Loads:
         self.tell(Event(EventKind.FAILED, shelf.name, number, reason=reason))
 
     def _postponed(self, shelf: Shelf[Model], slot: Slot[Model]) -> None:
+        before = slot.rest
         shelf.no_room(slot.number)
-        if slot.rest is not None:
+        if slot.rest is not None and before is None:  # Or each request would be told of.
             _LOG.warning("%s %d: not loaded: %s", shelf.name, slot.number, slot.rest)
             self.tell(Event(EventKind.POSTPONED, shelf.name, slot.number, reason=slot.rest))
 

@@ -280,3 +280,21 @@ async def test_real_versions_are_swapped_under_load(folder: Path) -> None:
     answers = [answer for several in by_version.values() for answer in several]
     assert sorted(by_version) == [1, 2, 3]
     assert len(answers) == len(set(answers)) >= 3
+
+
+async def test_a_reason_that_the_runtime_gives_itself_stays_as_it_is(folder, monkeypatch) -> None:
+    async def start(_: Lane) -> None:
+        raise LoadError("no memory on cuda:1")
+
+    monkeypatch.setattr(Lane, "start", start)
+    assert await refusal(folder) == "no memory on cuda:1"
+
+
+async def test_a_pinned_file_that_cannot_be_read_says_why(folder: Path, monkeypatch) -> None:
+    configure(folder, f"sha256: {{1/model.onnx: {'f' * 64}}}")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(hashlib, "file_digest", refuse)
+    assert await refusal(folder) == "models/m/1/model.onnx: cannot be read: Permission denied"
