@@ -77,7 +77,15 @@ class Predict:
             query, many = await self._read(scope, headers, receive, began)
             with self._departures.watch(receive):
                 result = await self._service.predict(query)
-            status, body = _told(result, many, trace_id, began)
+            told, error = _told(result, many)
+            told["model"] = result.model
+            told["version"] = str(result.version)
+            told["latency_ms"] = round((exchange.monotonic() - began) * 1000, 3)
+            told["trace_id"] = trace_id
+            status, body = 200, exchange.encode_json(told)
+            if error is not None:
+                status = error.status
+                fields += exchange.error_fields(error)
         except VisionError as error:
             status, body = error.status, exchange.encode_json(error.body())
             fields += exchange.error_fields(error)
@@ -168,28 +176,20 @@ def _query(
     return Query(model, parse.version_of(version), sources, top_k, deadline)
 
 
-def _told(result: Answer, many: bool, trace_id: str, began: float) -> tuple[int, bytes]:
-    """Return status and body for the results."""
-    told: dict[str, Any]
-    status = 200
+def _told(result: Answer, many: bool) -> tuple[dict[str, Any], VisionError | None]:
+    """Return the results as they are told, and the error if none succeeded."""
     if not many:
         (one,) = result.results
         if isinstance(one, VisionError):
             raise one
-        told = {"predictions": one}
-    else:
-        told = {
-            "results": [
-                one.body() if isinstance(one, VisionError) else {"predictions": one}
-                for one in result.results
-            ]
-        }
-        failed = [one for one in result.results if isinstance(one, VisionError)]
-        if failed and len(failed) == len(result.results):
-            status = failed[0].status
-            told = failed[0].body() | told
-    told["model"] = result.model
-    told["version"] = str(result.version)
-    told["latency_ms"] = round((exchange.monotonic() - began) * 1000, 3)
-    told["trace_id"] = trace_id
-    return status, exchange.encode_json(told)
+        return {"predictions": one}, None
+    told: dict[str, Any] = {
+        "results": [
+            one.body() if isinstance(one, VisionError) else {"predictions": one}
+            for one in result.results
+        ]
+    }
+    failed = [one for one in result.results if isinstance(one, VisionError)]
+    if len(failed) < len(result.results):
+        return told, None
+    return failed[0].body() | told, failed[0]
