@@ -125,11 +125,15 @@ class PlanInstance:
         self._closed = False
 
     def allocate(self, dtype: DataType, shape: tuple[int, ...]) -> Array:
-        """Pinned memory, valid until `close`: from its start the device copies by itself."""
+        """Pinned memory: from its start the device copies by itself.
+
+        It is given back with the last array that views it, and with `close` at the latest, after
+        which it must not be touched.
+        """
         cuda.use(self._device)
         pinned = cuda.Pinned(math.prod(shape) * dtype.numpy.itemsize)
         self._pinned[pinned.address] = pinned
-        return pinned.array(dtype, shape)
+        return pinned.lend(dtype, shape, self._forget)
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """See `Instance.run`. The outputs are views of pinned memory, overwritten by the next."""
@@ -245,6 +249,12 @@ class PlanInstance:
         except (cuda.CudaError, EngineError) as error:
             _log.warning("no CUDA graph for %s, it runs without: %s", context.key, error)
 
+    def _forget(self, address: int) -> None:
+        """Give pinned memory back that nobody views any more."""
+        pinned = self._pinned.pop(address, None)
+        if pinned is not None:
+            pinned.close()
+
     def _free_contexts(self) -> None:
         """Each graph before the context that it was recorded of."""
         for context in self._ready.values():
@@ -256,3 +266,4 @@ class PlanInstance:
     def _free_pinned(self) -> None:
         for pinned in (*self._pinned.values(), *self._staging.values()):
             pinned.close()
+        self._pinned.clear()

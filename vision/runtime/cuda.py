@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -115,8 +116,7 @@ class Pinned(_Held):
         self.address = int(
             check(cudart.cudaHostAlloc(self.size_bytes, cudart.cudaHostAllocPortable))
         )
-        view = (ctypes.c_ubyte * self.size_bytes).from_address(self.address)
-        self._bytes = np.ctypeslib.as_array(view)
+        self._bytes = np.ctypeslib.as_array(self._view())
         super().__init__()
 
     def array(self, dtype: DataType, shape: tuple[int, ...]) -> Array:
@@ -125,6 +125,17 @@ class Pinned(_Held):
         if wanted > self.size_bytes:
             raise ValueError(f"{wanted} bytes do not fit into {self.size_bytes}")
         return self._bytes[:wanted].view(dtype.numpy).reshape(shape)
+
+    def lend(self, dtype: DataType, shape: tuple[int, ...], back: Callable[[int], None]) -> Array:
+        """Its first bytes as an array; `back` is called with the address once nobody views them."""
+        view = self._view()
+        # Arrays of arrays refer to the memory's owner, here the view, and not to each other.
+        weakref.finalize(view, back, self.address).atexit = False
+        flat = np.ctypeslib.as_array(view)[: math.prod(shape) * dtype.numpy.itemsize]
+        return flat.view(dtype.numpy).reshape(shape)
+
+    def _view(self) -> ctypes.Array[ctypes.c_ubyte]:
+        return (ctypes.c_ubyte * self.size_bytes).from_address(self.address)
 
     def _give_back(self) -> None:
         check(cudart.cudaFreeHost(self.address))

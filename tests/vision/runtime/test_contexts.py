@@ -85,6 +85,18 @@ def test_pinned_rows_are_copied_from_where_they_lie(machine: Machine) -> None:
     assert machine.cuda.called("cudaHostAlloc") == pinned
 
 
+def test_pinned_rows_are_given_back_with_the_last_view_of_them(machine: Machine) -> None:
+    instance = machine.instance(machine.load())
+    held = len(machine.cuda.leaks())
+    view = instance.allocate(DataType.FP32, (8, 4))[2:4]
+    assert len(machine.cuda.leaks()) == held + 1
+    view[:] = 1
+    assert instance.run({"x": view})["y"].tolist() == _sums(1, 1)
+    staging = len(machine.cuda.leaks()) - held - 1
+    del view
+    assert len(machine.cuda.leaks()) == held + staging
+
+
 def test_other_rows_go_through_one_pinned_buffer(machine: Machine) -> None:
     instance = machine.instance(machine.load())
     strided = np.repeat(_rows(1, 2), 2, axis=0)[::2]
