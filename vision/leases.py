@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import NoReturn
 
-from vision.errors import ModelNotFound, ModelNotReady
+from vision.errors import DeadlineExceeded, ModelNotFound, ModelNotReady
 from vision.model import Model
 from vision.shelf import Shelf
 from vision.versions import Copy, Slot
@@ -37,9 +37,9 @@ class Leases:
         self._monotonic = monotonic
         self._news: dict[str, asyncio.Event] = {}
 
-    def lease(self, name: str, version: int | None) -> Lease:
+    def lease(self, name: str, version: int | None, deadline: float | None) -> Lease:
         """See `Repository.lease`."""
-        return Lease(self, name, version)
+        return Lease(self, name, version, deadline)
 
     def changed(self, shelf: Shelf[Model]) -> None:
         """Let those who wait look again."""
@@ -60,8 +60,20 @@ class Leases:
             _refuse(shelf, version)
         return slot
 
-    async def wake(self, name: str, version: int | None) -> Copy[Model]:
-        """Wait until a version at rest is in memory. All who wait share one load."""
+    async def wake(self, name: str, version: int | None, deadline: float | None) -> Copy[Model]:
+        """Wait until a version at rest is in memory. All who wait share one load.
+
+        Raises `DeadlineExceeded`; the load goes on, for the next request will want it, too.
+        """
+        left_s = None if deadline is None else deadline - self._monotonic()
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._awake(name, version)
+        except TimeoutError:
+            said = "The time was up before the model had been loaded again."
+            raise DeadlineExceeded(said, param="model") from None
+
+    async def _awake(self, name: str, version: int | None) -> Copy[Model]:
         asked: int | None = None
         while True:
             slot = self.slot(name, version)
@@ -90,17 +102,20 @@ class Leases:
 class Lease:
     """Keeps a version in memory as long as the context lasts."""
 
-    __slots__ = ("_copy", "_leases", "_name", "_version")
+    __slots__ = ("_copy", "_deadline", "_leases", "_name", "_version")
 
-    def __init__(self, leases: Leases, name: str, version: int | None) -> None:
+    def __init__(
+        self, leases: Leases, name: str, version: int | None, deadline: float | None
+    ) -> None:
         self._leases = leases
         self._name = name
         self._version = version
+        self._deadline = deadline
         self._copy: Copy[Model] | None = None
 
     async def __aenter__(self) -> Model:
         slot = self._leases.slot(self._name, self._version)
-        copy = slot.copy or await self._leases.wake(self._name, self._version)
+        copy = slot.copy or await self._leases.wake(self._name, self._version, self._deadline)
         copy.leases += 1
         self._copy = copy
         return copy.model

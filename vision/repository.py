@@ -160,13 +160,13 @@ class Repository:
         """Wait until `ready`."""
         await self._up.wait()
 
-    def lease(self, name: str, version: int | None = None) -> Lease:
+    def lease(self, name: str, version: int | None = None, deadline: float | None = None) -> Lease:
         """Keep a version in memory, the one that serves if none is named.
 
-        Entering it raises `ModelNotFound` and `ModelNotReady`, and loads an evicted version again;
-        whoever does not want to wait for that cancels.
+        Entering it raises `ModelNotFound` and `ModelNotReady`. It loads an evicted version again;
+        `DeadlineExceeded` if that is not done by `deadline`, on the monotonic clock.
         """
-        return self._leases.lease(name, version)
+        return self._leases.lease(name, version, deadline)
 
     def index(self) -> list[Entry]:
         """Return the versions that there are, by name and version."""

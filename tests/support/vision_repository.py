@@ -130,9 +130,11 @@ class Stage:
             )
         )
 
-    async def ask(self, name: str = "m", version: int | None = None) -> bytes:
+    async def ask(
+        self, name: str = "m", version: int | None = None, deadline: float | None = None
+    ) -> bytes:
         """Lease and infer."""
-        async with self.repository.lease(name, version) as model:
+        async with self.repository.lease(name, version, deadline) as model:
             await asyncio.sleep(0)
             return model.infer()  # type: ignore[attr-defined]  # a fake's
 

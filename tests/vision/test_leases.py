@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.vision_repository import Stage, put, stage
-from vision.errors import ModelNotFound, ModelNotReady
+from vision.errors import DeadlineExceeded, ModelNotFound, ModelNotReady
 from vision.repository import Control, RepositorySettings
 
 TIGHT = RepositorySettings(Control.POLL, poll_s=3600, memory_budget_bytes=10)
@@ -65,6 +65,21 @@ async def test_a_load_that_all_have_left_goes_on(tmp_path: Path) -> None:
         await on.calm()
         assert on.states("b")[1][0] == "ready"
         assert on.repository._shelves["b"].slots[1].waiting == 0
+
+
+async def test_a_deadline_ends_the_waiting_but_not_the_load(tmp_path: Path) -> None:
+    await two(tmp_path)
+    async with stage(tmp_path, TIGHT) as on:
+        await evicted(on)
+        assert await on.ask("a", deadline=-1.0) == b"aaaaaa"  # There is nothing to wait for.
+        on.loader.gate.clear()
+        with pytest.raises(DeadlineExceeded) as caught:
+            await on.ask("b", deadline=-1.0)
+        assert caught.value.param == "model"
+        on.loader.gate.set()
+        await on.calm()
+        assert await on.ask("b", deadline=1e9) == b"bbbbbb"
+        assert on.loader.loads == [("b", 1)]
 
 
 async def test_a_version_that_cannot_be_loaded_again_is_refused_without_the_reason(
