@@ -1,13 +1,13 @@
 """How does a loaded version run what waits for it, off the event loop?
 
     event loop                            thread of an instance
-    infer ── offer, ask ────────────────► take ─► stack ─► run ─► split
+    infer ─ offer, ask ─────────────────► take ─► stack ─► run ─► split
       ▲                                                             │
       └── answers ◄── one call_soon_threadsafe for each batch ──────┘
 
-Each instance has one thread, which takes its next batch itself: it needs no turn of the event loop
-between two batches, and it takes as late as it can, so that all that came in one turn of the loop
-is in the batch. `vision.batcher` decides; a lock, held for µs, keeps it to one thread at a time.
+Each instance has one thread, which takes its next batch itself, so that it needs no turn of the
+event loop between two batches. One that is idle is asked when the turn of the loop in which an item
+came is over. `vision.batcher` decides; a lock, held for µs, keeps it to one thread at a time.
 
 A batch that fails is run again, item by item, and only those that fail alone are told so.
 
@@ -192,7 +192,7 @@ class Lane:
         with self._lock:
             room = batcher.room(request.rows)
             if room and batcher.offer(request, now):
-                self._ask_idle()
+                self._loop.call_soon(self._ask)
         if not room:
             raise QueueFull(
                 f"The model's queue is full: {batcher.waiting} rows wait.",
@@ -200,6 +200,15 @@ class Lane:
             )
         self._watch(batcher.expires(request), now)
         self._observer.waiting(batcher.waiting)
+
+    def _ask(self) -> None:
+        """Ask an instance that is free.
+
+        Once the loop's turn is over, so that all that came in it is there: an instance that woke
+        before would take the first of 64 items, and leave 63 waiting for a whole run.
+        """
+        with self._lock:
+            self._ask_idle()
 
     def _deliver(
         self, batch: Sequence[Request], answers: Sequence[Answer], start: float, execute_s: float
