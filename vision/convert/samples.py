@@ -150,7 +150,7 @@ def _archive(file: Path, inputs: Sequence[TensorSpec], config: ModelConfig) -> S
     """Samples of an npz file; no pickles in it."""
     where = f"--calibration {file}"
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ConversionError(f"{where}: not an npz file of plain arrays: {error}") from error
