@@ -6,6 +6,7 @@ version replaces that of its model as a whole, but for `versions`, which is the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -34,7 +35,8 @@ def config_file(folder: Path, version: int | None) -> Path | None:
     """
     own = None if version is None else folder / str(version) / FILE_NAME
     for file in (own, folder / FILE_NAME):
-        if file is not None and file.is_file():
+        # A link that leads nowhere is a mistake to be told of, not a model without the file.
+        if file is not None and os.path.lexists(file):
             return file
     return None
 

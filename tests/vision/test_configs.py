@@ -128,6 +128,12 @@ def test_a_file_that_is_no_text_or_too_long_is_refused_with_its_path(tmp_path: P
         read_config(tmp_path, None)
 
 
+def test_a_link_to_nowhere_is_no_model_without_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").symlink_to("nowhere.yaml")
+    with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read: No such file"):
+        read_config(tmp_path, 1)
+
+
 def test_a_byte_order_mark_is_no_key(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(b"\xef\xbb\xbfdescription: x\n")
     assert read_config(tmp_path, None).description == "x"
