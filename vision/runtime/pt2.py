@@ -10,9 +10,9 @@
 
 `torch.export.load` itself is not safe (torch 2.13 says so): it unpickles sample inputs without
 limits once the limited way fails, unpickles weights and objects that are marked so, loads native
-code, calls any attribute of `torch` that a node names (`torch.os.system`), evaluates size
-expressions as Python, and compiles guards and argument names into code. So the file is never given
-to it. What it gets is a copy in memory with only the parts that were looked at here.
+code, evaluates size expressions as Python, and compiles guards and argument names into code; and
+among the operators that it lets a program call are some that write files. So the file is never
+given to it. What it gets is a copy in memory with only the parts that were looked at here.
 
 Pure but for reading the file; knows torch's format, imports nothing of it.
 """
