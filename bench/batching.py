@@ -199,7 +199,7 @@ def table(title: str, *columns: str) -> Table:
     """Return an empty table."""
     made = Table(title=title, title_justify="left")
     for column in columns:
-        made.add_column(column, justify="right")
+        made.add_column(column, justify="right", no_wrap=True)
     return made
 
 
@@ -234,8 +234,8 @@ def show_digits(
     bare_text = ", ".join(f"{us:.0f} for {rows}" for rows, us in bare.items())
     made = table(
         f"digits; the bare call takes {bare_text} rows (CPU µs)",
-        *("clients", "max_batch", "items/s", "p50 ms", "p99 ms", "queued µs p50", "mean batch"),
-        *("CPU µs/item", "above the bare call"),
+        *("clients", "max_batch", "items/s", "p50 ms", "p99 ms", "queued p50 µs", "mean batch"),
+        *("CPU µs/item", "above bare"),
     )
     for (clients, size), rounds in results.items():
         batch = median(rounds, lambda one: one.batch)
@@ -258,7 +258,7 @@ def show_digits(
 
 async def main(seconds: float, rounds: int) -> None:
     """Measure and print."""
-    console = Console()
+    console = Console(width=140)
     kernel = KernelModel()
     digits = OnnxRuntime().load(DIGITS, ModelConfig(batching=Batching(max_batch=64)))
     bare: dict[int, list[float]] = {1: [], 32: []}

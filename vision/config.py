@@ -186,8 +186,9 @@ class Batching(Spec):
     max_delay_ms: float = Field(
         default=2.0,
         ge=0,
-        description="Milliseconds that an item may be held back for a fuller batch. Nothing is "
-        "held back while the model has nothing else to do.",
+        description="Milliseconds that an item may be held back for a fuller batch while another "
+        "instance runs on the same GPU. Nothing is held back while the model has nothing else to "
+        "do, or on the CPU.",
     )
     preferred: tuple[PositiveInt, ...] = Field(
         default=(),
