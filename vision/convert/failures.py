@@ -54,12 +54,12 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def told_in_a_line(what: str) -> Iterator[None]:
+def told_in_a_line(what: str, *, keep: bool = True) -> Iterator[None]:
     """Turn whatever a library raises inside into a `ConversionError` of one line.
 
-    The whole text goes to a file in the temporary folder, which the line names: exporters say in
-    hundreds of lines which operator they do not know. Our own errors and a full disk
-    pass, the latter as what it is.
+    With `keep` the whole text goes to a file in the temporary folder, which the line names:
+    exporters say in hundreds of lines which operator they do not know. Our own errors and a full
+    disk pass, the latter as what it is.
     """
     try:
         yield
@@ -68,7 +68,8 @@ def told_in_a_line(what: str) -> Iterator[None]:
     except Exception as error:  # Libraries raise what they like; the operator gets one line.
         if isinstance(error, OSError) and error.errno in _OUT_OF_SPACE:
             raise
-        raise ConversionError(f"{what}: {first_line(error)} ({_keep(error)})") from error
+        where = f" ({_keep(error)})" if keep else ""
+        raise ConversionError(f"{what}: {first_line(error)}{where}") from error
 
 
 def _keep(error: BaseException) -> str:

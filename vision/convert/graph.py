@@ -33,11 +33,11 @@ def read(file: Path) -> Any:
     onnx = library("onnx")
     if not file.is_file():
         raise ConversionError(f"{file}: no such file")
-    with told_in_a_line(f"{file}: not an ONNX model"):
+    with told_in_a_line(f"{file}: not an ONNX model", keep=False):
         model = onnx.load(file)
     if model.ByteSize() > MAX_BYTES:
         raise ConversionError(f"{file}: models over 2 GiB are not taken")
-    with told_in_a_line(f"{file}: not a valid ONNX model"):
+    with told_in_a_line(f"{file}: not a valid ONNX model", keep=False):
         onnx.checker.check_model(model)
     return model
 

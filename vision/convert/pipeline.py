@@ -169,8 +169,9 @@ def _judge(options: Options, made: _Made, steps: Steps) -> Report:
     is_classifier = isinstance(post, Classification)
     wanted = post.output if isinstance(post, Classification) else None
     classes = validation.classifying(draft.outputs, wanted, is_classifier)
+    at_once = min(made.max_batch, validation.BATCH)
     for name, run in runs.items():
-        found = validation.compare(draft.reference, run, made.held_out, classes)
+        found = validation.compare(draft.reference, run, made.held_out, classes, at_once)
         off = validation.batch_error(run, made.held_out) if made.max_batch > 1 else None
         section = compared(found, made.held_out.origin, made.held_out.random, off)
         largest = max((one.largest for one in found.errors.values()), default=0.0)

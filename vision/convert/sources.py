@@ -205,5 +205,5 @@ def _labels(config: ModelConfig, folder: Path) -> tuple[str, ...] | None:
         return None
     if post.labels is None:
         return None
-    with told_in_a_line(f"{folder / post.labels}"):
+    with told_in_a_line(f"{folder / post.labels}", keep=False):
         return tuple((folder / post.labels).read_text(encoding="utf-8").splitlines())

@@ -61,7 +61,11 @@ class Comparison:
 
 
 def compare(
-    source: Reference, converted: Reference, samples: Samples, classes: str | None
+    source: Reference,
+    converted: Reference,
+    samples: Samples,
+    classes: str | None,
+    rows_at_once: int = BATCH,
 ) -> Comparison:
     """Run all samples through both, in batches; `classes` names the output that classifies."""
     found = Comparison()
@@ -70,7 +74,7 @@ def compare(
         found.agreeing = 0
         if labels is not None:
             found.right_source = found.right_converted = 0
-    for batch in batches(samples, BATCH):
+    for batch in batches(samples, rows_at_once):
         theirs, ours = source(batch), converted(batch)
         rows = len(next(iter(batch.values())))
         found.samples += rows

@@ -43,7 +43,6 @@ def test_any_error_becomes_a_line_that_says_where_the_rest_is() -> None:
     assert found is not None
     log = Path(found[1])
     assert log.read_text().endswith("advice\n" * 100 + "\n")
-    log.unlink()
 
 
 def test_our_own_errors_and_a_full_disk_pass_as_they_are() -> None:

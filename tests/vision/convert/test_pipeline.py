@@ -1,0 +1,237 @@
+"""Whole conversions of ONNX files and of the model that ships, without torch."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from tests.support.onnx_models import write, write_digits
+from vision.config import ModelConfig
+from vision.configs import read_config
+from vision.convert import pipeline
+from vision.convert.failures import ConversionError
+from vision.convert.options import Options, PlanOptions, Precision
+from vision.convert.pipeline import Converted, convert
+from vision.convert.progress import Silent
+from vision.convert.report import table
+from vision.errors import ConfigError, MissingLibrary
+from vision.runtime.registry import load
+
+HELD_OUT = str(Path(__file__).parents[2] / "data" / "digits-held-out.npz")
+
+
+def run(model: str, output: Path, **rest: object) -> Converted:
+    options = Options(model=model, output=output, **{"plan": PlanOptions(build=False), **rest})
+    return convert(options, Silent())
+
+
+def test_shipped_model_becomes_int8_with_a_report(tmp_path: Path) -> None:
+    done = run(
+        "digits",
+        tmp_path / "digits",
+        precision=Precision.INT8,
+        calibration=HELD_OUT,
+        weight_bits=7,
+        max_batch=4,
+    )
+    assert done.folder == tmp_path / "digits" / "1"
+    assert sorted(one.name for one in (tmp_path / "digits").rglob("*")) == [
+        "1",
+        "REPORT.md",
+        "config.yaml",
+        "labels.txt",
+        "model.onnx",
+        "report.json",
+    ]
+    report = json.loads((done.folder / "report.json").read_text())
+    assert report["calibration"]["samples"] == 200
+    assert report["validation"]["samples"] == 250
+    assert report["validation"]["top1_agreement"] >= 0.98
+    assert report["validation"]["accuracy"]["converted"] >= 0.98
+    assert report["zero_points"]["other_than_0"] == 0
+    assert [line["batch"] for line in report["latency"]] == [1, 2, 4]
+    assert all(line["onnx"] > 0 < line["source"] for line in report["latency"])
+    assert report["files"]["model.onnx"]["bytes"] < report["source_bytes"] / 2
+    assert report["plan"] == {"built": False, "reason": "not asked for (--no-plan)"}
+    assert report["warnings"] == []
+    assert (done.folder / "REPORT.md").read_text() == table(report)
+
+
+def test_result_is_loaded_by_the_service_as_its_config_says(tmp_path: Path) -> None:
+    run("digits", tmp_path / "d", precision=Precision.FP16, max_batch=4, calibration=HELD_OUT)
+    config = read_config(tmp_path / "d", 1)
+    loaded = load(tmp_path / "d" / "1", config)
+    assert (loaded.max_batch, loaded.inputs[0].shape) == (4, (1, 8, 8))
+    assert (
+        config.preprocessing
+        == read_config(Path(pipeline.__file__).parents[1] / "models/digits", 1).preprocessing
+    )
+    assert (tmp_path / "d" / "labels.txt").read_text().split() == list("0123456789")
+
+
+def test_next_conversion_is_the_next_version_and_leaves_config_alone(tmp_path: Path) -> None:
+    run("digits", tmp_path / "d", max_batch=8)
+    before = (tmp_path / "d" / "config.yaml").read_text()
+    done = run("digits", tmp_path / "d", max_batch=4)
+    assert done.folder.name == "2"
+    assert (tmp_path / "d" / "config.yaml").read_text() == before
+    (note,) = done.notes
+    assert "was there and stays (--force replaces it); it differs in batching.max_batch" in note
+
+
+def test_force_replaces_version_and_config(tmp_path: Path) -> None:
+    run("digits", tmp_path / "d", max_batch=8)
+    done = run("digits", tmp_path / "d", max_batch=4, version=1, force=True)
+    assert done.folder.name == "1"
+    assert read_config(tmp_path / "d", 1).batching.max_batch == 4
+    assert done.notes == ()
+
+
+def test_model_of_the_repository_comes_before_one_that_ships(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    write_digits(repository / "digits" / "3" / "model.onnx")
+    write_digits(repository / "digits" / "12" / "model.onnx", seed=5)
+    done = run("digits", tmp_path / "out", repository=repository)
+    ours, theirs = done.folder / "model.onnx", repository / "digits" / "12" / "model.onnx"
+    stored = [
+        {one.name: numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer}
+        for file in (ours, theirs)
+    ]
+    assert np.array_equal(stored[0]["w3"], stored[1]["w3"])
+
+
+def test_unknown_name_lists_what_ships(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"no model is called nope: .*digits, digits-fp16"):
+        run("nope", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_samples_the_report_says_that_it_compared_on_noise(tmp_path: Path) -> None:
+    file = write_digits(tmp_path / "m.onnx")
+    report = run(str(file), tmp_path / "out").report
+    assert report.validation["random"] is True
+    assert any("compared on random data" in one for one in report.warnings)
+    assert report.validation["errors"]["logits"]["max"] < 1e-5
+
+
+def test_random_calibration_is_warned_of(tmp_path: Path) -> None:
+    file = write_digits(tmp_path / "m.onnx")
+    done = run(str(file), tmp_path / "out", precision=Precision.INT8, calibration="random")
+    assert any("calibrated with random data" in one for one in done.report.warnings)
+    assert "**Warning:** calibrated with random data" in (done.folder / "REPORT.md").read_text()
+
+
+def test_int8_wants_samples(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="--precision int8 needs --calibration"):
+        run("digits", tmp_path / "out", precision=Precision.INT8)
+
+
+def test_bad_agreement_of_int8_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "LOW_AGREEMENT", 1.1)
+    done = run("digits", tmp_path / "d", precision=Precision.INT8, calibration=HELD_OUT)
+    assert any(one.startswith("only ") and "--weight-bits 7" in one for one in done.report.warnings)
+
+
+def test_batch_of_one_that_is_not_needed_is_freed(tmp_path: Path) -> None:
+    file = write_digits(tmp_path / "m.onnx", batch=1)
+    done = run(str(file), tmp_path / "out", max_batch=8)
+    assert done.report.max_batch == 8
+    assert "now it takes any" in done.notes[0]
+    assert done.report.validation["batch_error"] < 1e-5
+
+
+def test_batch_of_one_that_nodes_rely_on_stays(tmp_path: Path) -> None:
+    shape = numpy_helper.from_array(np.array([1, 6]), "shape")
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    file = write(tmp_path / "m.onnx", nodes, {"x": [1, 2, 3]}, {"y": [1, 6]}, initializers=[shape])
+    done = run(str(file), tmp_path / "out", max_batch=8)
+    assert done.report.max_batch == 1
+    assert read_config(tmp_path / "out", 1).batching.max_batch == 1
+    assert "nodes rely on" in done.notes[0]
+
+
+def test_batch_that_graph_mixes_is_not_freed(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Sub", ["x", "mean"], ["y"]),
+    ]
+    file = write(tmp_path / "m.onnx", nodes, {"x": [1, 3]}, {"y": [1, 3]}, opset=13)
+    assert run(str(file), tmp_path / "out").report.max_batch == 1
+
+
+def test_larger_fixed_batch_is_refused(tmp_path: Path) -> None:
+    file = write_digits(tmp_path / "m.onnx", batch=4)
+    with pytest.raises(ConversionError, match="a batch of 4 is built in"):
+        run(str(file), tmp_path / "out")
+
+
+def test_config_beside_a_file_says_how_images_are_fed(tmp_path: Path) -> None:
+    write_digits(tmp_path / "m.onnx")
+    (tmp_path / "config.yaml").write_text(
+        "preprocessing: {color: gray, resize: {size: [8, 8]}}\n"
+        "postprocessing: {kind: classification, labels: names.txt}\n"
+    )
+    (tmp_path / "names.txt").write_text("".join(f"n{digit}\n" for digit in range(10)))
+    run(str(tmp_path / "m.onnx"), tmp_path / "out", calibration=HELD_OUT)
+    assert (tmp_path / "out" / "names.txt").read_text().startswith("n0\n")
+    assert read_config(tmp_path / "out", 1).preprocessing is not None
+
+
+def test_config_that_is_given_comes_first(tmp_path: Path) -> None:
+    write_digits(tmp_path / "m.onnx")
+    (tmp_path / "mine.yaml").write_text(
+        "description: mine\npreprocessing: {color: gray, resize: {size: [8, 8]}, mean: [0.1]}\n"
+    )
+    run(str(tmp_path / "m.onnx"), tmp_path / "out", config=tmp_path / "mine.yaml")
+    config = read_config(tmp_path / "out", 1)
+    assert config.description == "mine"
+    assert config.preprocessing is not None
+    assert config.preprocessing.mean == (0.1,)
+    (tmp_path / "mine.yaml").write_text("resize: 8\n")
+    with pytest.raises(ConfigError, match="line 1: resize"):
+        run(str(tmp_path / "m.onnx"), tmp_path / "out", config=tmp_path / "mine.yaml")
+
+
+def test_plan_that_cannot_be_built_leaves_the_onnx_and_says_what_is_missing(tmp_path: Path) -> None:
+    done = run("digits", tmp_path / "d", plan=PlanOptions())
+    assert (done.folder / "model.onnx").exists()
+    assert done.report.plan["built"] is False
+    assert "pip install 'sluice[vision-tensorrt]'" in done.report.plan["reason"]
+
+
+def test_plan_that_is_demanded_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(MissingLibrary, match="no plan can be built here"):
+        run("digits", tmp_path / "d", plan=PlanOptions(build=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_is_a_line_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pipeline.Report, "write", full)
+    with pytest.raises(ConversionError, match="no space left for"):
+        run("digits", tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConversionError, match="is not a folder"):
+        run("digits", tmp_path / "file")
+
+
+def test_config_has_defaults_left_out(tmp_path: Path) -> None:
+    run("digits", tmp_path / "d")
+    assert "runtimes" not in (tmp_path / "d" / "config.yaml").read_text()
+    assert read_config(tmp_path / "d", 1).runtimes == ModelConfig().runtimes
