@@ -35,7 +35,7 @@ from gateway.dispatch.attempt import send
 from gateway.dispatch.couple import Both, Compared, figures_of, is_whole, liken
 from gateway.dispatch.tap import Kept, Sink, Tap
 from gateway.errors import GatewayError
-from gateway.model import Body, Outcome
+from gateway.model import Body, Kind, Outcome
 from gateway.plan.likeness import Figures
 from gateway.plan.override import Override
 from gateway.plan.table import Plan
@@ -273,7 +273,8 @@ class Copy:
         order = self.order
         content = None
         if order.spec.log_content:
-            prompt = order.body.decode(errors="replace")
+            seen = order.request.route.kind is Kind.VISION  # Images are in no log and no report.
+            prompt = "" if seen else order.body.decode(errors="replace")
             content = Content.of(prompt, compared.live, compared.copy)
         pair = Pair(
             order.policy,

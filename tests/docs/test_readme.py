@@ -20,7 +20,12 @@ from tests.support.markdown import ROOT, Block, page
 from tests.support.process import server, until
 
 README = page("README.md")
-ASKING = [block for block in README.blocks("bash") if "kill" not in block.text]
+ASKING = [
+    block
+    for block in README.blocks("bash")
+    if "kill" not in block.text and "/predict" not in block.text
+]
+SEEING = [block for block in README.blocks("bash") if "/predict" in block.text]
 KILLING = [block for block in README.blocks("bash") if "kill" in block.text]
 SHOWN = "http://127.0.0.1:8000"
 """The address in the examples; only this is replaced."""
@@ -64,6 +69,20 @@ def test_a_curl_example(gateway: str, block: Block) -> None:
     streams = '"stream": true' in block.text
     text = streamed(said[-1]) if streams else json.loads(said[-1])["generated_text"]
     assert text.startswith("Simulated")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the example is curl's")
+def test_the_example_with_an_image(gateway: str) -> None:
+    """A seven is seen, and the answer has the fields that the page shows."""
+    (block,) = SEEING
+    (shown,) = (json.loads(block.text) for block in README.blocks("json"))
+    said = json.loads(run(["bash", "-euo", "pipefail", "-c"], gateway, block.text))
+
+    assert said["predictions"][0]["class"] == "7"
+    assert (list(said), list(said["predictions"][0])) == (
+        list(shown),
+        list(shown["predictions"][0]),
+    )
 
 
 def streamed(said: str) -> str:
@@ -131,7 +150,7 @@ def test_a_python_example(gateway: str, block: Block) -> None:
 
 def test_there_are_examples_of_each_kind() -> None:
     """The tests above have something to run."""
-    assert (len(ASKING), len(KILLING)) == (2, 1)
+    assert (len(ASKING), len(SEEING), len(KILLING)) == (2, 1, 1)
     assert [len(README.blocks(language)) for language in ("python", "yaml")] == [1, 2]
 
 
