@@ -64,12 +64,16 @@ def test_wrong_usage_is_code_2() -> None:
 
 
 def test_the_command_line_starts_light() -> None:
-    """--help and version load neither the server's, the client's nor the configuration's parts."""
+    """--help and version load neither the server's, the client's nor the configuration's parts.
+
+    Nor what the commands of `sluice vision` need.
+    """
     code = "import sys, gateway.__main__; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, text=True
     )
     heavy = {"pydantic", "fastapi", "uvicorn", "httpx", "asyncio", "yaml"}
+    heavy |= {"PIL", "grpc", "numpy", "onnxruntime", "torch"}
     assert heavy & set(loaded.stdout.split()) == set()
 
 

@@ -58,6 +58,33 @@ async def test_without_policies_the_model_goes_its_own_way(tmp_path: Path) -> No
         assert (found.refused, rig.served()) == (None, [0, 0])
 
 
+async def test_predictions_are_explained_where_a_model_of_images_answers(tmp_path: Path) -> None:
+    """By their JSON bodies; on another route, and of other bodies, there is nothing to explain."""
+    policies = {"1": {"match": {"routes": ["predict"]}, "route": {"model": "b"}}}
+    async with steered(tmp_path, policies, [], [], cluster={"kind": "vision"}) as rig:
+        found = explained(rig, {"model": "a", "inputs": {}}, "/predict")
+        assert (found.route, [one.why_not for one in found.policies]) == ("predict", [None])
+        with pytest.raises(GatewayError, match="is a vision model"):
+            explained(rig)
+        with pytest.raises(GatewayError, match="Only requests with JSON bodies"):
+            explained(rig, {"model": "a"}, "/predict", content_type="image/png")
+
+
+async def test_a_policy_is_about_models_of_its_arms_kind(tmp_path: Path) -> None:
+    """One for every model leaves those of the other kind alone."""
+    policies = {"all": {"route": {"cluster": "b"}}}
+    async with steered(tmp_path, policies, [], []) as rig:
+        gateway = rig.gateway
+        for name, owner in (("a", "sluice-vision"), ("b", "vllm")):
+            cluster = gateway.clusters[name]
+            cluster.spec = cluster.spec.model_copy(
+                update={"kind": "vision" if owner == "sluice-vision" else "llm"}
+            )
+        gateway.live.recompile()
+        junctions = [gateway.table.lookup(name).junction for name in "ab"]
+        assert [junction is not None and len(junction.steering) for junction in junctions] == [0, 1]
+
+
 async def test_each_rule_says_why_it_does_not_decide(tmp_path: Path) -> None:
     """In their order; those after the one that decides are not asked."""
     header = {"match": {"headers": [{"name": "x-team", "exact": "blue"}]}}

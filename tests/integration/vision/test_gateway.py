@@ -186,6 +186,18 @@ def test_digits_that_no_training_has_seen_are_read(stage: Stage, ask: Any, model
         assert said["latency_ms"] > 0
 
 
+def test_a_photo_of_megabytes_passes_in_every_form(stage: Stage) -> None:
+    """However its bytes are wrapped, it is read as the same image."""
+    pixels = np.random.default_rng(1).integers(0, 256, (1300, 1300, 3), np.uint8)
+    image = png(pixels)
+    assert len(image) > 5_000_000
+    said = [
+        ask(stage.http, "seer", image).json()["predictions"][0]
+        for ask in (as_json, as_data_url, as_form, as_image)
+    ]
+    assert said == [said[0]] * 4
+
+
 def test_several_images_are_one_request(stage: Stage) -> None:
     """In their order; one that is no image fails alone."""
     items = [{"image": base64.b64encode(png(pixels)).decode()} for pixels, _ in DIGITS[:3]]
