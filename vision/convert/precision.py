@@ -12,7 +12,6 @@ INT8   Q/DQ nodes around what has integer kernels, symmetric (each zero point is
 from __future__ import annotations
 
 import heapq
-import importlib.util
 import logging
 import sys
 import tempfile
@@ -28,7 +27,6 @@ from vision.convert.failures import ConversionError, library, told_in_a_line
 from vision.convert.progress import Steps
 from vision.tensors import Arrays
 
-_log = logging.getLogger(__name__)
 ZERO_POINT_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 WEIGHT_BITS = (7, 8)
 """7 for CPUs without VNNI: their INT8 products add two 16-bit sums that overflow with 8-bit
@@ -88,7 +86,13 @@ def to_int8(
     ):
         quantization = library("onnxruntime.quantization")
         prepared = Path(folder) / "prepared.onnx"
-        _infer_shapes(quantization, source, prepared)
+        quantization.quant_pre_process(
+            str(source),
+            str(prepared),
+            skip_optimization=True,  # The source is simplified already.
+            # It needs sympy, does not know all operators (BERT's), and finds no more than ONNX's.
+            skip_symbolic_shape=True,
+        )
         quantization.quantize_static(
             str(prepared),
             str(target),
@@ -194,24 +198,6 @@ def _quantized(graph: Any) -> list[str]:
     """
     types = {node.op_type for node in graph.node}
     return [*QUANTIZED_OPS, *(() if "LayerNormalization" in types else ("Add",))]
-
-
-def _infer_shapes(quantization: Any, source: Path, target: Path) -> None:
-    """Note the shapes between nodes, which quantization wants to know.
-
-    Symbolic inference finds the most but does not know all operators, and needs sympy,
-    which comes with torch; ONNX's own does without.
-    """
-    if importlib.util.find_spec("sympy") is not None:
-        try:
-            quantization.quant_pre_process(str(source), str(target), skip_optimization=True)
-        except Exception:  # It raises plain exceptions for what it does not know.
-            _log.debug("%s: no symbolic shapes", source, exc_info=True)
-        else:
-            return
-    quantization.quant_pre_process(
-        str(source), str(target), skip_optimization=True, skip_symbolic_shape=True
-    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from vision.convert import validation
 from vision.convert.samples import Samples
 from vision.convert.validation import (
     LEAST_RUNS,
@@ -94,7 +95,8 @@ def test_latency_is_the_median_after_a_first_call() -> None:
     assert calls == [1] * (LEAST_RUNS + 1) + [4] * (LEAST_RUNS + 1)
 
 
-def test_fast_models_are_not_timed_for_ever() -> None:
+def test_fast_models_are_not_timed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "TIMED_S", 1.0)
     calls: list[int] = []
     row = {"x": np.zeros((1, 2), np.float32)}
     latencies(lambda given: calls.append(len(given)) or {}, row, [1], lambda: 0.0)
