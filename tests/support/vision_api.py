@@ -238,7 +238,7 @@ GONE = b"\0gone"
 async def stage(
     *models: FakeModel,
     limits: Limits | None = None,
-    patience_s: float = 0.0,
+    tick_s: float = 0.0,
     monotonic: Callable[[], float] | None = None,
 ) -> AsyncIterator[Stage]:
     """Set the API up over the models, `m` in version 1 without any."""
@@ -254,7 +254,7 @@ async def stage(
     service = Service(found, decoder, telemetry, limits.items)
     life = Life(monotonic) if monotonic else Life()
     view = View(found, life, "1.2.3")
-    departures = Departures(patience_s)
+    departures = Departures(tick_s)
     app = Http(service, view, telemetry, limits, departures)
     watching = asyncio.ensure_future(departures.run())
     try:

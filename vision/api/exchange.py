@@ -6,10 +6,10 @@ framework's request alone would take half of that.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
+from random import Random
 from typing import Any
 
 import msgspec
@@ -75,8 +75,8 @@ def deadline_of(headers: Headers, now: float) -> float | None:
     return None if timeout_ms > MAX_TIMEOUT_MS else now + timeout_ms / 1000
 
 
-def trace_id_of(headers: Headers) -> str:
-    """Return the trace's id from `traceparent`, else `x-request-id`, else a new one."""
+def trace_id_of(headers: Headers, rng: Random) -> str:
+    """Return the trace's id from `traceparent`, else `x-request-id`, else a new one of `rng`."""
     parent = headers.get(b"traceparent")
     if parent is not None:
         match = _TRACEPARENT.fullmatch(parent)
@@ -86,7 +86,7 @@ def trace_id_of(headers: Headers) -> str:
     given = headers.get(b"x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given.decode()
-    return os.urandom(16).hex()
+    return f"{rng.getrandbits(128):032x}"
 
 
 def request_id_of(headers: Headers, trace_id: str) -> bytes:

@@ -9,6 +9,7 @@ The hot routes do not pass through the framework: a route of FastAPI's with midd
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from fastapi import FastAPI
@@ -37,8 +38,9 @@ class Http:
         limits: Limits,
         departures: Departures,
     ) -> None:
-        self._predict = Predict(service, limits, departures)
-        self._infer = Infer(service, limits.body_bytes, departures)
+        rng = Random()  # noqa: S311  names of traces, no secrets
+        self._predict = Predict(service, limits, departures, rng)
+        self._infer = Infer(service, limits.body_bytes, departures, rng)
         self._others = others(view, telemetry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

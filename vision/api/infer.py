@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import msgspec
@@ -72,16 +73,19 @@ _DECODER = msgspec.json.Decoder(Head)
 class Infer:
     """The route."""
 
-    def __init__(self, service: Service, max_bytes: int, departures: Departures) -> None:
+    def __init__(
+        self, service: Service, max_bytes: int, departures: Departures, rng: Random
+    ) -> None:
         self._service = service
         self._max_bytes = max_bytes
         self._departures = departures
+        self._rng = rng
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever comes."""
         began = exchange.monotonic()
         headers = exchange.header_map(scope)
-        trace_id = exchange.trace_id_of(headers)
+        trace_id = exchange.trace_id_of(headers, self._rng)
         fields = exchange.json_fields(exchange.request_id_of(headers, trace_id))
         try:
             model, version = _asked(scope["path"])

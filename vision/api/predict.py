@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -61,16 +62,19 @@ class Limits:
 class Predict:
     """The route."""
 
-    def __init__(self, service: Service, limits: Limits, departures: Departures) -> None:
+    def __init__(
+        self, service: Service, limits: Limits, departures: Departures, rng: Random
+    ) -> None:
         self._service = service
         self._limits = limits
         self._departures = departures
+        self._rng = rng
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever comes."""
         began = exchange.monotonic()
         headers = exchange.header_map(scope)
-        trace_id = exchange.trace_id_of(headers)
+        trace_id = exchange.trace_id_of(headers, self._rng)
         fields = exchange.json_fields(exchange.request_id_of(headers, trace_id))
         try:
             exchange.require_post(scope)
