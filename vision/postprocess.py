@@ -53,8 +53,7 @@ def compile_postprocessing(
             return ClassReader(config, spec, labels)
         case Detection():
             return BoxReader(config, spec, labels)
-        case Embedding():
-            return VectorReader(config, spec)
+    return VectorReader(config, spec)
 
 
 class ClassReader:

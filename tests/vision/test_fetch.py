@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Sequence
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.target import CLOSED, LOOPBACK, http, redirect, target
 from vision.addresses import NOWHERE, AddressRules
@@ -19,6 +22,9 @@ IMAGE = b"\x89PNG\r\n\x1a\nnot looked at here"
 ANSWER = http(IMAGE, content_type="image/png")
 OUTSIDE = "127.0.0.2"
 """Stands for the public internet: it alone is allowed, 127.0.0.1 is what has to be protected."""
+
+
+TRUST = ssl.create_default_context()
 
 
 class Names:
@@ -38,7 +44,7 @@ class Names:
 
 def fetcher(port: int, names: Names, *, allow: str = OUTSIDE, **settings: Any) -> Fetcher:
     rules = AddressRules(networks=(ip_network(allow),), ports={port, 1})
-    return Fetcher(FetchSettings(rules=rules, **settings), resolve=names)
+    return Fetcher(FetchSettings(rules=rules, **settings), resolve=names, trust=TRUST)
 
 
 async def refusal(fetch: Fetcher, url: str) -> BadInput:
@@ -61,6 +67,15 @@ async def test_an_image_is_fetched_from_the_address_that_was_judged() -> None:
     assert "\r\nconnection: close\r\n" in head
     assert "cookie" not in head
     assert "authorization" not in head
+
+
+@given(st.text("/?#@:%.;=&[]{}|^<>\"'`~!$()*,+-_a0", max_size=30))
+def test_no_path_changes_where_the_request_goes(path: str) -> None:
+    """What httpx reads in the URL that it is given is the judged address, whatever the path is."""
+    fetch = fetcher(1, Names())
+    target = fetch._settings.rules.parse(f"http://images.example:1/{path}")
+    url = fetch._request(target, ip_address(OUTSIDE)).url
+    assert (url.scheme, url.host, url.port) == ("http", OUTSIDE, 1)
 
 
 @pytest.mark.parametrize("answer", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.1", "0.0.0.0"])

@@ -190,12 +190,13 @@ def test_each_exif_orientation_is_turned_upright(kind: str, orientation: int) ->
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize(
     "exif",
-    [b"Exif\x00\x00", b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"garbage", b"Exif\x00\x00MM\x00*"],
+    [b"Exif\x00\x00", b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"Exif\x00\x00garbage!", b"garbage"],
 )
-def test_broken_exif_does_not_spoil_the_picture(exif: bytes) -> None:
-    assert decode(encoded(noise(), "JPEG", exif=exif), LIMITS).size == (24, 16)
+def test_broken_exif_does_not_spoil_the_picture(exif: bytes, kind: str) -> None:
+    assert decode(encoded(noise(), kind, exif=exif), LIMITS).size == (24, 16)
 
 
 def test_an_orientation_that_is_none_turns_nothing() -> None:

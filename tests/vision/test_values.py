@@ -278,6 +278,12 @@ def test_a_shape_over_the_cap_is_refused_before_anything_is_made() -> None:
     assert "elements" in refusal.message
 
 
+def test_a_list_over_the_cap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "MAX_ELEMENTS", 3)
+    assert from_json([1, 2, 3], DataType.FP32, 1, "x").size == 3
+    assert "4 elements" in refused(from_json, [1, 2, 3, 4], DataType.FP32, 1, "x").message
+
+
 @pytest.mark.parametrize("dtype", [dtype for dtype in DataType if dtype is not DataType.FP32])
 def test_only_the_input_s_own_type_is_taken(dtype: DataType) -> None:
     refused(read_tensors, [infer([1, 1, 2], [1, 2], datatype=dtype)], [IMAGE], 4)
