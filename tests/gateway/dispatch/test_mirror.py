@@ -230,6 +230,30 @@ async def test_content_is_kept_only_where_the_policy_says_so() -> None:
         assert refused.copy == "no"
 
 
+@pytest.mark.parametrize("as_image", [False, True])
+async def test_predictions_are_compared_and_images_kept_nowhere(as_image: bool) -> None:
+    """Not even where the policy lets content be kept; the copy is of the same bytes."""
+    seven = response(b'{"predictions":[{"class":"7","confidence":0.9}]}')
+    one = response(b'{"predictions":[{"class":"1","confidence":0.6}]}')
+    image, kind = b"\x89PNG-" + bytes(99), {"Content-Type": "image/png"}
+    async with mirroring([[seven]], [[seven], [one]], {"kind": "vision"}) as run:
+        run.to("other", log_content=True)
+        for _ in range(2):
+            if as_image:
+                await run.rig.post(image, "/predict?model=m", kind)
+            else:
+                await run.rig.post({"model": "m", "inputs": {"image": "SECRET"}}, "/predict")
+        await run.settled(compared=2)
+        live, copy = run.rig.engines[0].requests[0], run.rig.others[0].requests[0]
+        assert live.body == (image if as_image else copy.body.replace(b'"o"', b'"m"'))
+        assert copy.line.endswith(b"/v1/predict%b HTTP/1.1" % (b"?model=o" if as_image else b""))
+        assert [pair.likeness.top1 for pair in run.pairs] == [True, False]
+        for pair in run.pairs:
+            assert pair.route == "predict"
+            assert pair.content is not None
+            assert pair.content.prompt == ""
+
+
 async def test_what_cannot_be_read_is_unlike() -> None:
     """A copy that is no JSON says nothing; a live answer that is none compares figures only."""
     junk = response(b"junk", fields=[(b"content-type", b"text/plain")])
