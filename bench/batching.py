@@ -42,6 +42,8 @@ KERNEL_CLIENTS = 64
 KERNEL_SIZES = (1, 32, 64)
 DIGITS_CLIENTS = (1, 8, 64)
 DIGITS_SIZES = (1, 32)
+MANY = 32
+PAUSE_S = 0.000_2
 
 
 class Kernel:
@@ -129,6 +131,16 @@ class Result:
     """An item."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """CPU time of the digits model's own call, without a lane."""
+
+    one_us: float
+    many_us: float
+    cold_us: float
+    """One row, after a pause."""
+
+
 def quantile(values: Sequence[float], q: float) -> float:
     """Return the q-quantile of sorted values."""
     return values[min(len(values) - 1, int(len(values) * q))]
@@ -177,16 +189,37 @@ async def measure(load: Load) -> Result:
     )
 
 
-def bare_us(model: Loaded, rows: int, seconds: float) -> float:
-    """CPU time of the model's own call on a batch, in µs, without a lane."""
+def bare_us(model: Loaded, rows: int, seconds: float, pause_s: float = 0.0) -> float:
+    """CPU time of the model's own call on a batch, in µs, without a lane.
+
+    With a pause before each call it finds caches as cold as a lone request does.
+    """
     run = model.instance().run
     spec = model.inputs[0]
     batch = {spec.name: np.full((rows, 1, 8, 8), 0.5, np.float32)}
-    count, cpu, end = 0, cpu_s(), time.perf_counter() + seconds
+    taken_ns: list[int] = []
+    end = time.perf_counter() + seconds
     while time.perf_counter() < end:
+        if pause_s:
+            time.sleep(pause_s)
+        began = time.thread_time_ns()
         run(batch)
-        count += 1
-    return (cpu_s() - cpu) / count * 1e6
+        taken_ns.append(time.thread_time_ns() - began)
+    return statistics.median(taken_ns) / 1e3
+
+
+def two_calls_ms(seconds: float) -> float:
+    """p99 of two calls of the stand-in in a row, without a lane: what this machine makes of it."""
+    run = Kernel().run
+    item = {"x": np.zeros((1, 1, 8, 8), np.float32)}
+    taken_s: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        run(item)
+        run(item)
+        taken_s.append(time.perf_counter() - began)
+    return quantile(sorted(taken_s), 0.99) * 1e3
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -208,11 +241,12 @@ def median(results: Sequence[Result], read: Callable[[Result], float]) -> float:
     return statistics.median(read(result) for result in results)
 
 
-def show_kernel(console: Console, results: dict[int, list[Result]]) -> None:
+def show_kernel(console: Console, results: dict[int, list[Result]], two_ms: float) -> None:
     """The stand-in's table."""
     unbatched = median(results[1], lambda one: one.per_s)
     made = table(
-        f"5 ms a call (stand-in), {KERNEL_CLIENTS} clients, max_delay_ms {DELAY_MS:g}",
+        f"5 ms a call (stand-in), {KERNEL_CLIENTS} clients, max_delay_ms {DELAY_MS:g}; "
+        f"two calls in a row without a lane: p99 {two_ms:.1f} ms",
         *("max_batch", "items/s", "x unbatched", "p50 ms", "p99 ms", "mean batch"),
     )
     for size, rounds in results.items():
@@ -227,21 +261,18 @@ def show_kernel(console: Console, results: dict[int, list[Result]]) -> None:
     console.print(made)
 
 
-def show_digits(
-    console: Console, results: dict[tuple[int, int], list[Result]], bare: dict[int, float]
-) -> None:
+def show_digits(console: Console, results: dict[tuple[int, int], list[Result]], bare: Bare) -> None:
     """The digits model's table."""
-    bare_text = ", ".join(f"{us:.0f} for {rows}" for rows, us in bare.items())
     made = table(
-        f"digits; the bare call takes {bare_text} rows (CPU µs)",
+        f"digits; CPU µs of the bare call: {bare.one_us:.0f} for 1 row ({bare.cold_us:.0f} after "
+        f"a pause of {PAUSE_S * 1e3:g} ms), {bare.many_us:.0f} for {MANY} rows",
         *("clients", "max_batch", "items/s", "p50 ms", "p99 ms", "queued p50 µs", "mean batch"),
         *("CPU µs/item", "above bare"),
     )
     for (clients, size), rounds in results.items():
         batch = median(rounds, lambda one: one.batch)
         # Straight between the two that were measured.
-        rows = max(bare)
-        call = bare[1] + (bare[rows] - bare[1]) * (batch - 1) / (rows - 1)
+        call = bare.one_us + (bare.many_us - bare.one_us) * (batch - 1) / (MANY - 1)
         made.add_row(
             str(clients),
             str(size),
@@ -258,23 +289,31 @@ def show_digits(
 
 async def main(seconds: float, rounds: int) -> None:
     """Measure and print."""
-    console = Console(width=140)
     kernel = KernelModel()
     digits = OnnxRuntime().load(DIGITS, ModelConfig(batching=Batching(max_batch=64)))
-    bare: dict[int, list[float]] = {1: [], 32: []}
+    bare: list[tuple[float, float, float, float]] = []
     of_kernel: dict[int, list[Result]] = {size: [] for size in KERNEL_SIZES}
     of_digits: dict[tuple[int, int], list[Result]] = {
         (clients, size): [] for clients in DIGITS_CLIENTS for size in DIGITS_SIZES
     }
+    short = seconds / 4
     for _ in range(rounds):
-        for rows, figures in bare.items():
-            figures.append(bare_us(digits, rows, seconds / 4))
+        bare.append(
+            (
+                bare_us(digits, 1, short),
+                bare_us(digits, MANY, short),
+                bare_us(digits, 1, short, PAUSE_S),
+                two_calls_ms(seconds),
+            )
+        )
         for size, results in of_kernel.items():
             results.append(await measure(Load(kernel, KERNEL_CLIENTS, size, seconds)))
         for (clients, size), results in of_digits.items():
             results.append(await measure(Load(digits, clients, size, seconds)))
-    show_kernel(console, of_kernel)
-    show_digits(console, of_digits, {rows: statistics.median(us) for rows, us in bare.items()})
+    one_us, many_us, cold_us, two_ms = (statistics.median(each) for each in zip(*bare, strict=True))
+    console = Console(width=140)
+    show_kernel(console, of_kernel, two_ms)
+    show_digits(console, of_digits, Bare(one_us, many_us, cold_us))
 
 
 if __name__ == "__main__":
