@@ -12,6 +12,7 @@ transformers' `convert("RGB")` do.
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,9 +49,14 @@ _UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 # Each scan of a progressive JPEG costs a pass over all pixels; encoders write about ten, and what
-# fuzzers write takes minutes. In coded data the two bytes do not occur.
-_SCAN: Final = b"\xff\xda"
+# fuzzers write takes minutes. So many are decoded, of large images only the fewer ones.
 _MAX_SCANS: Final = 100
+_MIN_SCANS: Final = 20
+_MAX_PASSED_PIXELS: Final = 10**9
+_JPEG: Final = b"\xff\xd8"
+_SCAN, _END = b"\xda", b"\xd9"
+# In coded data FF is followed by 00 or a restart's number.
+_MARKER: Final = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _NOT_AN_IMAGE: Final = "The data is not a JPEG, PNG, WebP, GIF or BMP image that can be decoded."
 
 
@@ -96,7 +102,8 @@ def open_image(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
     except Exception as error:  # Hostile bytes: each of Pillow's parsers raises what it likes.
         raise BadInput(_NOT_AN_IMAGE, code="invalid_image") from error
     _check_pixels(image.width, image.height, limits)
-    if image.format == "JPEG" and data.count(_SCAN) > _MAX_SCANS:
+    # By the first bytes: Pillow calls some JPEGs MPO.
+    if data.startswith(_JPEG) and _has_endless_scans(data, image):
         raise BadInput(_NOT_AN_IMAGE, code="invalid_image")
     return image
 
@@ -127,6 +134,22 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # A camera's broken EXIF does not make the picture less valid.
         return 1
+
+
+def _has_endless_scans(data: bytes, image: Image.Image) -> bool:
+    """Say whether a JPEG has more scans than any encoder writes; T.81, annex B."""
+    affordable = _MAX_PASSED_PIXELS // max(1, image.width * image.height)
+    most = min(_MAX_SCANS, max(_MIN_SCANS, affordable))
+    # Most files end here. A phone's may have the bytes by chance, in a film behind the picture.
+    if data.count(b"\xff" + _SCAN) <= most:
+        return False
+    position, scans = len(_JPEG), 0
+    while (marker := _MARKER.search(data, position)) and marker[1] != _END:
+        scans += marker[1] == _SCAN
+        if scans > most:
+            return True
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    return False
 
 
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:

@@ -152,12 +152,38 @@ def test_a_webp_s_canvas_is_read_without_its_decoder(options: dict[str, object])
     assert decode(file, ImageLimits(max_pixels=20_000)).size == (200, 100)
 
 
-def test_a_jpeg_of_endless_scans_is_refused() -> None:
-    file = encoded(noise(), "JPEG", progressive=True)
+def scans_of(file: bytes) -> tuple[bytes, bytes, bytes]:
+    """Split a progressive JPEG into its head, its first scan and the rest."""
     start = file.index(b"\xff\xda")
+    end = file.index(b"\xff\xda", start + 2)
+    return file[:start], file[start:end], file[end:]
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_a_jpeg_of_endless_scans_is_refused(pictures: int) -> None:
+    """Also as one of several pictures in a file, which Pillow calls by another name."""
+    more = {"format": "MPO", "save_all": True, "append_images": [noise()]} if pictures > 1 else {}
+    file = encoded(noise(), more.pop("format", "JPEG"), progressive=True, **more)
+    head, scan, rest = scans_of(file)
     assert decode(file, LIMITS).size == (24, 16)
-    scan = file[start : file.index(b"\xff\xda", start + 2)]
-    assert code_of(file[:start] + scan * 101 + file[start:]) == "invalid_image"
+    assert code_of(head + scan * 101 + rest) == "invalid_image"
+
+
+@pytest.mark.parametrize(("budget", "scans", "refused"), [(3840, 20, True), (384 * 40, 20, False)])
+def test_large_images_have_fewer_scans(
+    budget: int, scans: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 384 pixels, here: a pass over all of them is what a scan costs."""
+    monkeypatch.setattr(images, "_MAX_PASSED_PIXELS", budget)
+    head, scan, rest = scans_of(encoded(noise(), "JPEG", progressive=True))
+    file = head + scan * scans + rest
+    assert images._has_endless_scans(file, noise()) == refused
+
+
+def test_a_scan_s_bytes_elsewhere_are_no_scans() -> None:
+    """Phones put films behind the picture, and other programs anything into its comments."""
+    file = encoded(noise(), "JPEG", progressive=True, comment=b"\xff\xda" * 200)
+    assert decode(file + b"\xff\xda" * 200, LIMITS).size == (24, 16)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
