@@ -98,7 +98,7 @@ def tables(report: Any) -> list[Table]:
     """The report's figures, and its latencies in milliseconds."""
     from dataclasses import asdict  # noqa: PLC0415
 
-    from vision.convert.report import rows  # noqa: PLC0415 - numpy may be missing
+    from vision.convert.report import milliseconds, rows  # noqa: PLC0415 - numpy may be missing
 
     figures = Table(show_header=False)
     for name, text in rows(asdict(report)):
@@ -108,7 +108,8 @@ def tables(report: Any) -> list[Table]:
         times = Table("batch", *(f"{name}, ms" for name in report.latency[0] if name != "batch"))
         for line in report.latency:
             times.add_row(
-                str(line["batch"]), *(f"{line[name]:.3f}" for name in line if name != "batch")
+                str(line["batch"]),
+                *(milliseconds(line[name]) for name in line if name != "batch"),
             )
         found.append(times)
     return found

@@ -134,6 +134,8 @@ def profiles_for(
             )
         if not spec.fits(profile.most[1:]) or not spec.fits(profile.least[1:]):
             raise ConversionError(f"--profile {profile.input}: the model's input is {_said(spec)}")
+    if given and all(one.least[0] > 1 for one in given):
+        raise ConversionError("--profile: none takes a batch of 1, which a lone request is")
     dealt = {name: [one for one in given if one.input == name] for name in by_name}
     count = max(1, *map(len, dealt.values()))
     return [_whole(inputs, dealt, index, max_batch) for index in range(count)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from typing import Any
 from vision.config import Batching, Classification, ModelConfig, Tensor
 from vision.configs import config_file, read_file
 from vision.convert import graph, output, planning, precision, samples, validation
-from vision.convert.draft import Draft, Reference
+from vision.convert.draft import Draft
 from vision.convert.failures import ConversionError
 from vision.convert.options import Options, Precision, profiles_for
 from vision.convert.progress import Steps
 from vision.convert.report import Report, compared, file_entry, libraries
-from vision.convert.running import open_file, open_onnx
+from vision.convert.running import Opened, open_file
 from vision.convert.samples import Samples
 from vision.convert.sources import LABELS, resolve
 from vision.tensors import TensorSpec
@@ -149,10 +150,6 @@ def _judge(options: Options, made: _Made, steps: Steps) -> Report:
     """Run source and result on the same samples."""
     draft, folder = made.draft, made.folder
     steps.begin("validate")
-    onnx = open_onnx(folder / MODEL)
-    runs: dict[str, Reference] = {"onnx": onnx}
-    if made.no_plan is None:
-        runs["plan"] = open_file("tensorrt", folder / PLAN, "cuda")
     report = Report(
         model=options.model,
         precision=options.precision.value,
@@ -162,45 +159,58 @@ def _judge(options: Options, made: _Made, steps: Steps) -> Report:
         source_bytes=made.simplified.stat().st_size,
         libraries=libraries(),
     )
-    for name in (MODEL, PLAN):
-        if (folder / name).exists():
-            report.files[name] = file_entry(folder / name)
-    post = draft.config.postprocessing
-    is_classifier = isinstance(post, Classification)
-    wanted = post.output if isinstance(post, Classification) else None
-    classes = validation.classifying(draft.outputs, wanted, is_classifier)
-    at_once = min(made.max_batch, validation.BATCH)
-    for name, run in runs.items():
-        found = validation.compare(draft.reference, run, made.held_out, classes, at_once)
-        off = validation.batch_error(run, made.held_out) if made.max_batch > 1 else None
-        section = compared(found, made.held_out.origin, made.held_out.random, off)
-        largest = max((one.largest for one in found.errors.values()), default=0.0)
-        if off is not None and not off <= BATCH_TOLERANCE * max(largest, 1.0):
-            report.warnings.append(
-                f"{name}: rows in a batch differ by {off:.2g} from the same rows alone"
-            )
-        if name == "onnx":
-            report.validation = section
-        else:
-            report.plan["validation"] = section
+    files = [name for name in (MODEL, PLAN) if (folder / name).exists()]
+    report.files = {name: file_entry(folder / name) for name in files}
     _fill(report, made, options)
+    runs = {"onnx": open_file("onnx", folder / MODEL, "cpu")}
+    report.validation = _compared(report, made, "onnx", runs["onnx"])
     agreement = report.validation["top1_agreement"]
     if options.precision is Precision.INT8 and (agreement or 1) < LOW_AGREEMENT:
         report.warnings.append(
             f"only {agreement:.1%} of the samples have the same first class as the source: give "
             "more samples that are like real ones, or --weight-bits 7 for CPUs without VNNI"
         )
+    if made.no_plan is None:
+        runs["plan"] = open_file("tensorrt", folder / PLAN, "cuda")
+        report.plan["validation"] = _compared(report, made, "plan", runs["plan"])
+    runs = {"source": open_file("onnx", made.simplified, "cpu"), **runs}
+    report.latency = _timed(runs, made, steps)
+    return report
+
+
+def _compared(report: Report, made: _Made, name: str, opened: Opened) -> dict[str, Any]:
+    """One file against the source; what is odd becomes a warning."""
+    draft, held_out = made.draft, made.held_out
+    post = draft.config.postprocessing
+    is_classifier = isinstance(post, Classification)
+    wanted = post.output if isinstance(post, Classification) else None
+    classes = validation.classifying(draft.outputs, wanted, is_classifier)
+    most = min(made.max_batch, opened.max_batch)
+    at_once = min(most, validation.BATCH)
+    found = validation.compare(draft.reference, opened.run, held_out, classes, at_once)
+    off = validation.batch_error(opened.run, held_out, min(most, 3)) if most > 1 else None
+    largest = max((one.largest for one in found.errors.values()), default=0.0)
+    if off is not None and not off <= BATCH_TOLERANCE * max(largest, 1.0):
+        report.warnings.append(
+            f"{name}: rows in a batch differ by {off:.2g} from the same rows alone"
+        )
+    return compared(found, held_out.origin, held_out.random, off)
+
+
+def _timed(runs: Mapping[str, Opened], made: _Made, steps: Steps) -> list[dict[str, Any]]:
+    """Milliseconds of a call by batch size; a file that takes smaller batches has no figure."""
     row = next(iter(made.held_out))
     sizes = validation.batch_sizes(made.max_batch)
     steps.begin("measure latency", len(sizes))
-    timed: dict[str, Reference] = {"source": open_onnx(made.simplified), **runs}
-    for at, size in enumerate(sizes, start=1):
+    lines = []
+    for done, size in enumerate(sizes, start=1):
         line: dict[str, Any] = {"batch": size}
-        for name, run in timed.items():
-            line[name] = validation.latencies(run, row, [size])[size]
-        report.latency.append(line)
-        steps.advance(at)
-    return report
+        for name, opened in runs.items():
+            fits = size <= opened.max_batch
+            line[name] = validation.latencies(opened.run, row, [size])[size] if fits else None
+        lines.append(line)
+        steps.advance(done)
+    return lines
 
 
 def _fill(report: Report, made: _Made, options: Options) -> None:

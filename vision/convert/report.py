@@ -123,7 +123,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"| batch | {' | '.join(f'{one}, ms' for one in columns)} |"
         yield "|--:|" + "--:|" * len(columns)
         for line in report["latency"]:
-            figures = " | ".join(_ms(line.get(one)) for one in columns)
+            figures = " | ".join(milliseconds(line.get(one)) for one in columns)
             yield f"| {line['batch']} | {figures} |"
         yield ""
     for warning in report["warnings"]:
@@ -132,7 +132,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield "Made with " + ", ".join(f"{k} {v}" for k, v in report["libraries"].items()) + "."
 
 
-def _ms(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
+    """A latency as tables have it; nothing for a batch that was not run."""
     return "" if value is None else f"{value:.3f}"
 
 

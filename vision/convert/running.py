@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from vision.config import Batching, Instances, ModelConfig
@@ -12,22 +13,31 @@ from vision.tensors import Array, Arrays
 _PLENTY = 4096
 
 
-def open_file(runtime: str, file: Path, device: str) -> Reference:
-    """Load a file as the service would; `runtime` is a name of the registry.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file that is loaded as the service would load it; `max_batch` is the most that it takes.
 
-    What it returns takes a batch and gives outputs that stay the caller's. Raises `LoadError`.
+    What `run` returns stays the caller's.
     """
+
+    run: Reference
+    max_batch: int
+
+
+def open_file(runtime: str, file: Path, device: str) -> Opened:
+    """Load a file; `runtime` is a name of the registry. Raises `LoadError`."""
     config = ModelConfig(
         batching=Batching(max_batch=_PLENTY), instances=Instances(device=device, threads=1)
     )
-    instance = RUNTIMES[runtime].load(file, config).instance()
+    loaded = RUNTIMES[runtime].load(file, config)
+    instance = loaded.instance()
 
     def run(inputs: Arrays) -> dict[str, Array]:
         return {name: array.copy() for name, array in instance.run(inputs).items()}
 
-    return run
+    return Opened(run, loaded.max_batch)
 
 
 def open_onnx(file: Path) -> Reference:
     """An ONNX file on one thread of the CPU."""
-    return open_file("onnx", file, "cpu")
+    return open_file("onnx", file, "cpu").run

@@ -103,12 +103,12 @@ def batches(samples: Samples, size: int) -> Iterator[Arrays]:
         yield _joined(waiting)
 
 
-def batch_error(converted: Reference, samples: Samples) -> float | None:
+def batch_error(converted: Reference, samples: Samples, rows: int = 3) -> float | None:
     """The largest difference of rows that run together to the same rows alone; None for too few.
 
     Integer kernels round alike, but floating-point sums depend a little on the batch.
     """
-    together = next(iter(batches(samples.part(range(min(3, len(samples)))), 3)), None)
+    together = next(iter(batches(samples.part(range(min(rows, len(samples)))), rows)), None)
     if together is None or len(next(iter(together.values()))) < 2:
         return None
     whole = converted(together)

@@ -73,11 +73,11 @@ def test_second_profile_of_an_input_is_the_second_profile() -> None:
 
 
 def test_inputs_without_a_profile_take_the_batches_of_the_others() -> None:
-    (only,) = profiles_for([IDS, IMAGE], 32, [parse_profile("ids:2x8,4x8,6x8")])
+    (only,) = profiles_for([IDS, IMAGE], 32, [parse_profile("ids:1x8,4x8,6x8")])
     assert [
         shape[0] for shape in (only["image"].least, only["image"].usual, only["image"].most)
     ] == [
-        2,
+        1,
         4,
         6,
     ]
@@ -94,6 +94,11 @@ def test_inputs_without_a_profile_take_the_batches_of_the_others() -> None:
 def test_profiles_that_do_not_fit_the_model_are_refused(profile: str, why: str) -> None:
     with pytest.raises(ConversionError, match=why):
         profiles_for([IMAGE], 32, [parse_profile(profile)])
+
+
+def test_some_profile_takes_a_lone_request() -> None:
+    with pytest.raises(ConversionError, match="none takes a batch of 1"):
+        profiles_for([IMAGE], 32, [parse_profile("image:4x3x224x224")])
 
 
 def test_free_axis_wants_a_profile() -> None:
