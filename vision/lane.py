@@ -29,7 +29,7 @@ from typing import Protocol, TypeVarTuple, Unpack
 
 from vision.batcher import Batcher, Turn
 from vision.config import Batching
-from vision.errors import ExecutionFailed, ModelNotReady, QueueFull, VisionError
+from vision.errors import BadInput, ExecutionFailed, ModelNotReady, QueueFull, VisionError
 from vision.runtime.base import Loaded
 from vision.seat import Request, Seat
 from vision.stacking import Answer, shape_key
@@ -137,13 +137,17 @@ class Lane:
         `deadline` is in seconds of `monotonic`. The result is the caller's own. Cancelling takes
         the item out of the queue; if it runs already, its result is dropped.
 
-        Raises `QueueFull`, `DeadlineExceeded`, `ExecutionFailed`, and `ModelNotReady` once the lane
-        is being closed.
+        Raises `QueueFull`, `DeadlineExceeded`, `ExecutionFailed`, `BadInput` for a wrong number of
+        rows, and `ModelNotReady` once the lane is being closed.
         """
         if not self._open:
             raise ModelNotReady("The model's version does not serve.")
         now = self._monotonic()
         rows = len(next(iter(inputs.values())))
+        if not 0 < rows <= self._max_batch:
+            raise BadInput(
+                f"An item has 1 to {self._max_batch} rows, not {rows}.", code="invalid_tensor"
+            )
         key = shape_key(self._loaded.inputs, inputs)
         request = Request(inputs, key, rows, now, inf if deadline is None else deadline)
         if request.deadline <= now:

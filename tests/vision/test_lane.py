@@ -9,13 +9,16 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vision.config import Batching
-from vision.errors import DeadlineExceeded, ExecutionFailed, ModelNotReady, QueueFull
+import vision
+from vision.config import Batching, ModelConfig
+from vision.errors import BadInput, DeadlineExceeded, ExecutionFailed, ModelNotReady, QueueFull
 from vision.lane import Lane
+from vision.runtime.onnx import OnnxRuntime
 from vision.tensors import Array, Arrays, DataType, TensorSpec
 
 LIMIT_S = 20.0
@@ -163,6 +166,33 @@ async def test_an_item_is_answered() -> None:
         assert await y(lane, 4) == [8]
         assert await y(lane, 1, 2, 3) == [2, 4, 6]
         assert (lane.waiting, lane.running) == (0, 0)
+
+
+@pytest.mark.parametrize("rows", [0, 9])
+async def test_an_item_that_fits_no_batch_is_refused(rows: int) -> None:
+    """Whoever ought to have checked it: it would wait for ever."""
+    async with serving(Model(max_batch=8)) as lane:
+        with pytest.raises(BadInput, match=f"1 to 8 rows, not {rows}"):
+            await lane.infer(x(*range(rows)))
+
+
+async def test_the_shipped_model_answers_in_batches_as_it_does_alone() -> None:
+    """The digits model on ONNX Runtime."""
+    file = Path(vision.__file__).parent / "models" / "digits" / "1" / "model.onnx"
+    loaded = OnnxRuntime().load(file, ModelConfig())
+    (spec,) = loaded.inputs
+    images = np.random.default_rng(1).random((40, 1, 8, 8), np.float32)
+    alone = loaded.instance()
+    diary = Diary()
+    lane = Lane(loaded, Batching(), 2, diary)
+    await lane.start()
+    answers = await asyncio.gather(*(lane.infer({spec.name: image[None]}) for image in images))
+    await lane.close()
+    for image, answer in zip(images, answers, strict=True):
+        for name, expected in alone.run({spec.name: image[None]}).items():
+            np.testing.assert_allclose(answer[name], expected, rtol=1e-4, atol=1e-5)
+    assert sum(diary.batches) == 40
+    assert len(diary.batches) < 40
 
 
 async def test_an_answer_is_the_callers_own() -> None:
