@@ -21,10 +21,10 @@ from gateway.dispatch.backoff import retry_after
 from gateway.dispatch.blame import blame, is_out_of_patience
 from gateway.dispatch.outcome import UNSENT, Cause, Verdict, judge, verdict_of
 from gateway.dispatch.shared import Shared
-from gateway.model import Outcome
+from gateway.model import Kind, Outcome
 from gateway.plan.table import Plan
 from gateway.relay.delivered import Delivered
-from gateway.relay.reply import Reply
+from gateway.relay.reply import WHOLE_BYTES, Reply
 from gateway.relay.transcript import Transcript
 from gateway.relay.watch import Watcher
 from gateway.telemetry.record import Record
@@ -184,8 +184,10 @@ class Attempts:
         gaps, monotonic = record.series.inter_token, self.shared.monotonic
 
         def new_reply() -> Reply:
-            self.reply = Reply(watch, plan.rename, gaps, monotonic, kept)
-            return self.reply
+            self.reply = reply = Reply(watch, plan.rename, gaps, monotonic, kept)
+            if plan.rename is not None and request.route.kind is Kind.VISION:
+                reply.hold_bytes = WHOLE_BYTES  # The model to rename stands behind the outputs.
+            return reply
 
         if out.rest is None:
             return send(lease.client, out.data, new_reply, monotonic, self.by, self.once)

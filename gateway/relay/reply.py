@@ -25,6 +25,9 @@ from gateway.wire.types import Downstream, Source, UpstreamError
 HOLD_BYTES = 1024 * 1024
 """A plain answer up to this size is held until it is whole: a cut one then never reaches anyone."""
 
+WHOLE_BYTES = 64 * 1024 * 1024
+"""What is held of an answer whose end has to be known before its beginning may be shown."""
+
 _CUT = Failure("The engine ended the stream before the answer was complete.", cut=True)
 
 Rename = Callable[[bytes], bytes]
@@ -54,6 +57,7 @@ class Reply:
         "ended",
         "failure",
         "first_at",
+        "hold_bytes",
         "lines",
         "lost_by",
         "status",
@@ -87,6 +91,8 @@ class Reply:
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._last_at = 0.0
+        self.hold_bytes = HOLD_BYTES
+        """Up to this size a plain answer is held until it is whole."""
         self.status = 0
         self.lines = b""
         """Header lines for the client."""
@@ -108,7 +114,7 @@ class Reply:
             return True
         if self._watcher is not None:
             return self._watcher.started
-        return self._held_bytes > HOLD_BYTES
+        return self._held_bytes > self.hold_bytes
 
     def news(self) -> asyncio.Future[None]:
         """Return what to await for: until committed `ready`, after that `ended`."""
@@ -312,7 +318,7 @@ class Reply:
             self.ended = True
             self._judge_plain()
             self._wake()
-        elif self._held_bytes > HOLD_BYTES:
+        elif self._held_bytes > self.hold_bytes:
             self._wake()
 
     def _judge_plain(self) -> None:

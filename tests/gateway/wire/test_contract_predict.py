@@ -81,6 +81,17 @@ async def test_two_queries_on_one_connection_are_told_apart(serve: MakeRig) -> N
         assert asked == [b"m", b"engine%2Fm", b"m", b"engine%2Fm"]
 
 
+@pytest.mark.parametrize("name", ["m", "alias"])
+async def test_a_large_answer_is_renamed_at_its_end(serve: MakeRig, name: str) -> None:
+    """Outputs of megabytes come before the model in it."""
+    outputs = b'{"predictions":[{"embedding":[' + b"0.5," * (1 << 20) + b'1]}],"model":"%b"}'
+    own = b"m" if name == "m" else b"engine/m"
+    async with serve([response(outputs % own)], cluster=VISION) as rig:
+        answer = await rig.post({"model": name, "inputs": {}}, "/predict")
+        assert answer.body == outputs % name.encode()
+        assert answer.header(b"content-length") == [b"%d" % len(answer.body)]
+
+
 @pytest.mark.parametrize(
     ("body", "path", "fields"),
     [
