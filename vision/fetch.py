@@ -7,12 +7,14 @@
 The connection goes to the address that was judged: the request carries it as its host, the name
 only in `Host`, SNI and the certificate's check. There is no second resolution that could answer
 differently. No cookies, no credentials, no proxies of the environment, no compression, and
-no connection is used twice. What the other side says never reaches the client.
+no connection is used twice. What the other side says never reaches the client; why a
+connection failed is in the log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,6 +25,8 @@ import httpx
 
 from vision.addresses import Address, AddressRules, Target
 from vision.errors import BadInput
+
+_LOG = logging.getLogger("sluice.vision.fetch")
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port to addresses as text; raises `OSError` if there are none."""
@@ -107,13 +111,13 @@ class Fetcher:
 
     async def _ask(self, target: Target) -> httpx.Response:
         """Return the answer's head, from the first permitted address that takes a connection."""
-        addresses = await self._addresses(target)
-        for address in addresses[:_MAX_ADDRESSES]:
+        for address in _tried(await self._addresses(target)):
             try:
                 return await self._transport.handle_async_request(self._request(target, address))
-            except (httpx.ConnectError, httpx.ConnectTimeout):
-                continue
-            except (httpx.HTTPError, httpx.InvalidURL):
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                _LOG.info("no connection to %s at %s: %r", target.host, address, error)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                _LOG.info("no answer from %s at %s: %r", target.host, address, error)
                 raise _failed("the connection broke") from None
         raise _failed("no connection could be made")
 
@@ -168,6 +172,13 @@ class Fetcher:
             if kind in _SNIFFED and not _may_be_an_image(body):
                 raise _failed("the answer is not an image")
         return bytes(body)
+
+
+def _tried(addresses: Sequence[Address]) -> Sequence[Address]:
+    """Return a few; the second is of the other family: perhaps that one works here."""
+    first = addresses[0]
+    others = sorted(addresses[1:], key=lambda one: one.version == first.version)
+    return (first, *others)[:_MAX_ADDRESSES]
 
 
 def _may_be_an_image(start: bytes | bytearray) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.target import CLOSED, LOOPBACK, http, redirect, target
+from vision import fetch as fetch_module
 from vision.addresses import NOWHERE, AddressRules
 from vision.errors import BadInput
 from vision.fetch import Fetcher, FetchSettings
@@ -182,6 +183,16 @@ async def test_the_next_address_is_tried_if_one_takes_no_connection() -> None:
         await fetch.close()
 
 
+def test_the_other_family_is_tried_before_more_of_the_first() -> None:
+    v4, v6 = (
+        [ip_address(f"8.8.8.{n}") for n in (1, 2)],
+        [ip_address(f"2606:4700::{n}") for n in (1, 2, 3)],
+    )
+    assert list(fetch_module._tried([*v6, *v4])) == [v6[0], *v4]
+    assert list(fetch_module._tried([v4[0], *v6])) == [v4[0], *v6[:2]]
+    assert list(fetch_module._tried([v4[0]])) == [v4[0]]
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -231,10 +242,16 @@ async def test_without_a_telling_content_type_the_first_bytes_tell(kind: str | N
         await fetch.close()
 
 
-async def test_a_port_without_a_listener_fails_without_details() -> None:
+async def test_a_port_without_a_listener_fails_without_details(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The details are the operator's."""
     names = Names(ok_example=[[OUTSIDE]])
-    refused = await refusal(fetcher(1, names), "http://ok.example:1/")
+    with caplog.at_level("INFO", "sluice.vision"):
+        refused = await refusal(fetcher(1, names), "http://ok.example:1/secret")
     assert refused.message == "The image could not be fetched: no connection could be made."
+    assert caplog.messages[0].startswith("no connection to ok.example at 127.0.0.2: ConnectError")
+    assert "secret" not in caplog.text
 
 
 async def test_unknown_and_forbidden_names_read_the_same() -> None:
