@@ -17,7 +17,7 @@ from vision.api.predict import Limits
 from vision.api.view import Life, View
 from vision.config import Preprocessing, Raw
 from vision.decoding import Decoder
-from vision.errors import ModelNotFound, ModelNotReady, VisionError
+from vision.errors import ModelNotFound, ModelNotReady
 from vision.fetch import Fetcher, FetchSettings
 from vision.images import ImageLimits
 from vision.postprocess import compile_postprocessing
@@ -43,6 +43,7 @@ class FakeLane:
     asked: list[tuple[Arrays, float | None]] = field(default_factory=list)
     cancelled: int = 0
     entered: asyncio.Event = field(default_factory=asyncio.Event)
+    dropped: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def infer(self, inputs: Arrays, deadline: float | None = None) -> dict[str, Array]:
         self.asked.append((inputs, deadline))
@@ -52,6 +53,7 @@ class FakeLane:
                 await self.gate.wait()
             except asyncio.CancelledError:
                 self.cancelled += 1
+                self.dropped.set()
                 raise
         if self.error is not None:
             raise self.error
@@ -264,7 +266,3 @@ async def stage(
         service.close()
         decoder.close()
         await fetcher.close()
-
-
-def error_of(error: VisionError) -> dict[str, Any]:
-    return error.body()["error"]

@@ -59,6 +59,7 @@ def run(options: Options) -> int:
 
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel("WARNING")  # It would log the URLs that clients send.
+    logging.getLogger("python_multipart").setLevel("ERROR")  # A line for each form that is broken.
 
     def ready(address: app.Address) -> None:
         logging.getLogger("sluice.vision").info(
