@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vision.cli.convert import convert
+from vision.cli.convert import convert as _convert
 
 
 def build() -> typer.Typer:
@@ -27,8 +27,9 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_group)
-    app.command()(serve)
-    app.command()(convert)
+    # Not by their names here: `vision.cli.serve` and `.convert` are modules.
+    app.command("serve")(_serve)
+    app.command("convert")(_convert)
     return app
 
 
@@ -36,7 +37,7 @@ def _group() -> None:
     """The vision service: models of images behind `/v1/predict`."""
 
 
-def serve(  # noqa: PLR0913, PLR0917 - an argument for each option
+def _serve(  # noqa: PLR0913, PLR0917 - an argument for each option
     repository: Annotated[
         Path | None,
         typer.Option(
