@@ -126,7 +126,10 @@ async def up(options: UpOptions, run_gateway: RunGateway, console: Console) -> i
 async def _up(
     options: UpOptions, run_gateway: RunGateway, console: Console, signals: _Signals
 ) -> int:
-    seeing = plan_vision(options, os.environ, console)
+    try:
+        seeing = plan_vision(options, os.environ, console)
+    except SpecError as error:
+        return _failed(f"cannot start the vision service: {error}", (), console)
     launches = [*plan_launches(options, os.environ), *seeing]
     async with Supervisor(console) as fleet:
         started = await _first(_start_all(fleet, launches, console), signals.came.wait())
@@ -180,7 +183,7 @@ def plan_vision(options: UpOptions, env: Mapping[str, str], console: Console) ->
         return [vision.launch(options.models or vision.shipped(), env)]
     why = f"{', '.join(missing)} not installed; to look at images, too: {vision.INSTALL}"
     if options.vision or options.models is not None:
-        raise SpecError([f"vision: {why}"])
+        raise SpecError([why])
     console.print(f"No vision service: {why}", markup=False, highlight=False, soft_wrap=True)
     return []
 

@@ -280,9 +280,16 @@ def test_without_its_libraries_a_line_says_what_to_install(console, screen, monk
     assert plan_vision(replace(OPTIONS, vision=None), {}, console) == []
     said = "No vision service: onnxruntime not installed; to look at images, too: pip install 'sl"
     assert said in screen.getvalue()
-    with pytest.raises(SpecError, match="vision: onnxruntime not installed"):
+    with pytest.raises(SpecError, match="onnxruntime not installed"):
         plan_vision(replace(OPTIONS, vision=True), {}, console)
     assert plan_vision(OPTIONS, {}, console) == []
+
+
+async def test_a_vision_service_that_cannot_be_is_a_sentence(console, screen, tmp_path):
+    """Where it was asked for, nothing starts without it."""
+    assert await up(replace(OPTIONS, vision=True, models=tmp_path / "no"), never, console) == 1
+    said = f"Stopped: cannot start the vision service: models: there is no folder {tmp_path}/no"
+    assert said in screen.getvalue()
 
 
 @pytest.mark.parametrize("model", ["demo", 'a"b', "it's", "back\\slash"])

@@ -223,6 +223,10 @@ def test_the_service_s_refusals_pass(stage: Stage) -> None:
     refused = as_json(stage.http, "digits", b"no image")
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_image")
     assert "x-sluice-attempts" not in refused.headers
+    for url in ("http://127.0.0.1:22/x.png", "http://169.254.169.254/", "file:///etc/passwd"):
+        body = {"model": "digits", "inputs": {"image": url}}
+        inside = stage.http.post("/predict", json=body)
+        assert (inside.status_code, inside.json()["error"]["code"]) == (400, "url_refused")
     body = {"model": "digits", "version": "9", "inputs": {"image": "AAAA"}}
     unknown = stage.http.post("/predict", json=body)
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
