@@ -6,7 +6,8 @@ Nothing is decoded before its size is known to be under the cap. What is taken: 
 and BMP. Of a GIF or an animation it is the first frame. Not taken, though Pillow can: TIFF and
 AVIF (whole codecs for files that predictions are hardly asked for), EPS and what else runs
 programs. Colour profiles are ignored and an alpha channel is dropped, as torchvision's and
-transformers' `convert("RGB")` do.
+transformers' `convert("RGB")` do. JPEG's draft mode, which decodes to a fraction of the size, would
+be faster for photographs, but its pixels are not the reference's.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ _NOT_AN_IMAGE: Final = "The data is not a JPEG, PNG, WebP, GIF or BMP image that
 class ImageLimits:
     """Caps of one image: its file's bytes, and its pixels when decoded.
 
-    50 million pixels are the largest single photographs, and 150 MB when decoded. Over 178 million
-    Pillow refuses by itself.
+    50 million pixels are the largest single photographs, and 150 MB when decoded, twice that while
+    they are turned or converted, in each decoding thread. Over 178 million Pillow refuses itself.
     """
 
     max_bytes: int = 20 * 2**20
