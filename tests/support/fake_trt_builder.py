@@ -4,7 +4,8 @@
 
 The plan that comes out is one of `fake_tensorrt`'s, with the ONNX file's inputs and outputs, so
 that our runtime loads it. As in the real ones there is no precision flag and no calibrator; a
-network of 10.x that is not strongly typed is misuse, and so is a flag on 11.x.
+network of 10.x that is not strongly typed is misuse, and so is a flag on 11.x. `scripts/trt_types.py` compares
+names and parameters with the real bindings.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ LEVELS = range(6)
 
 
 class NetworkDefinitionCreationFlag(IntEnum):
-    EXPLICIT_BATCH = 0
     STRONGLY_TYPED = 1
 
 
@@ -103,7 +103,8 @@ class IBuilderConfig:
 
 
 class INetworkDefinition:
-    model: onnx.ModelProto
+    def __init__(self) -> None:
+        self.model = onnx.ModelProto()
 
 
 class OnnxParser:
@@ -125,7 +126,8 @@ class OnnxParser:
 
         return ParserError()
 
-    def parse(self, model: bytes) -> bool:
+    def parse(self, model: bytes, path: str | None = None) -> bool:
+        del path
         self._network.model = onnx.load_model_from_string(model)
         onnx.checker.check_model(self._network.model)
         unknown = {node.op_type for node in self._network.model.graph.node} & {"NonZero"}

@@ -44,7 +44,8 @@ def run(
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        err.print(f"[bold red]error:[/] {escape(where + (error.strerror or str(error)))}")
+        text = escape(where + (error.strerror or str(error)))
+        err.print(f"[bold red]error:[/] {text}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         err.print("interrupted; nothing was changed")

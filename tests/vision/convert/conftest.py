@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,3 +24,9 @@ def temporary_folder(
 def hasty_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies are measured, but with as few runs as may be."""
     monkeypatch.setattr(validation, "TIMED_S", 0)
+
+
+@pytest.fixture(autouse=True)
+def no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without it; tests of plans put a fake in its place."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
