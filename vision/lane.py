@@ -7,7 +7,8 @@
 
 Each instance has one thread, which takes its next batch itself, so that it needs no turn of the
 event loop between two batches. One that is idle is asked when the turn of the loop in which an item
-came is over. `vision.batcher` decides; a lock, held for µs, keeps it to one thread at a time.
+came is over, or has lasted for `max_delay_ms`. `vision.batcher` decides; a lock, held for µs,
+keeps it to one thread at a time.
 
 A batch that fails is run again, item by item, and only those that fail alone are told so.
 
@@ -92,6 +93,9 @@ class Lane:
         """Set when the lane is closed and no `infer` is left."""
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = inf
+        self._delay_s = batching.max_delay_ms / 1e3
+        self._ask_by = inf
+        """When an idle instance is asked at the latest; inf if there is no need to."""
 
     @property
     def waiting(self) -> int:
@@ -196,7 +200,11 @@ class Lane:
         with self._lock:
             room = batcher.room(request.rows)
             if room and batcher.offer(request, now):
+                self._ask_by = now + self._delay_s
                 self._loop.call_soon(self._ask)
+            if now >= self._ask_by:
+                self._ask_by = inf
+                self._ask_idle()
         if not room:
             raise QueueFull(
                 f"The model's queue is full: {batcher.waiting} rows wait.",
@@ -206,13 +214,16 @@ class Lane:
         self._observer.waiting(batcher.waiting)
 
     def _ask(self) -> None:
-        """Ask an instance that is free.
+        """Ask an instance that is free, unless that has been done.
 
-        Once the loop's turn is over, so that all that came in it is there: an instance that woke
-        before would take the first of 64 items, and leave 63 waiting for a whole run.
+        It is called when the turn of the loop is over, so that all that came in it is there: an
+        instance that woke before would take the first of 64 items, and leave 63 waiting for a
+        whole run. In a turn that is longer than max_delay_ms, `_admit` does not wait for it.
         """
-        with self._lock:
-            self._ask_idle()
+        if self._ask_by < inf:
+            self._ask_by = inf
+            with self._lock:
+                self._ask_idle()
 
     def _deliver(
         self, batch: Sequence[Request], answers: Sequence[Answer], start: float, execute_s: float

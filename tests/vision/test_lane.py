@@ -235,6 +235,27 @@ async def test_what_comes_while_it_runs_is_one_batch() -> None:
     assert diary.lengths[-1] == 0
 
 
+@pytest.mark.parametrize("delay_ms", [0.0, 2.0])
+async def test_a_long_turn_of_the_loop_does_not_hold_anything_back(delay_ms: float) -> None:
+    """An instance starts in the midst of it, once an item has waited for max_delay_ms."""
+    now = [100.0]
+    model = Model()
+    batching = Batching(max_delay_ms=delay_ms)
+    lane = Lane(model, batching, 1, Diary(), monotonic=lambda: now[0])
+    await lane.start()
+    model.held = True
+    requests = [lane.infer(x(1)), lane.infer(x(2))]
+    for request in requests:
+        request.send(None)
+        now[0] += 0.0025
+    assert model.inside.acquire(timeout=LIMIT_S), "while the loop's turn is not over"
+    model.held = False
+    model.go_on.release()
+    for request in requests:
+        request.close()
+    await lane.close()
+
+
 async def test_a_batch_is_no_larger_than_the_file_allows() -> None:
     """Whatever is configured."""
     model = Model(max_batch=2)
