@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from gateway.api.body import read_json
-from gateway.api.prepare import outgoing, read_form
+from gateway.api.prepare import media_of, outgoing, read, read_form, read_whole
 from gateway.api.routes import ROUTES
 from gateway.errors import GatewayError
+from gateway.model import Body
 from gateway.plan.table import Plan, plan_for
 from gateway.wire.guard import Head
 from gateway.wire.types import Request
@@ -170,3 +171,85 @@ async def test_a_form_that_ends_without_a_model_is_refused() -> None:
     with pytest.raises(GatewayError) as caught:
         await read_form(form_request(b"--B\r\n", b"Content-Disp"))
     assert (caught.value.status, caught.value.param) == (400, "model")
+
+
+# Predictions.
+
+
+def prediction(body: bytes, kind: bytes = b"", query: bytes = b"") -> Request:
+    return Request(
+        ROUTES[b"/predict"], Head(b"x-a: 1\r\n", content_type=kind, query=query), body, "p"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "media"),
+    [
+        (b"", Body.JSON),
+        (b"application/json", Body.JSON),
+        (b"application/x-www-form-urlencoded", Body.JSON),
+        (b"image/png", Body.IMAGE),
+        (b"IMAGE/JPEG; x=y", Body.IMAGE),
+        (b"multipart/form-data; boundary=B", Body.FORM),
+        (b"Multipart/Form-Data; boundary=B", Body.FORM),
+        (b"multipart/mixed; boundary=B", Body.JSON),
+    ],
+)
+def test_the_content_type_says_what_a_prediction_brings(kind: bytes, media: Body) -> None:
+    """What is neither an image nor a form is taken for JSON, as `curl -d` sends it."""
+    assert media_of(prediction(b"", kind)) is media
+    chat = json_request({})
+    chat.head.content_type = kind
+    assert media_of(chat) is Body.JSON
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "query"),
+    [
+        (b'{"model":"m","stream":true,"n":3,"inputs":{}}', b"", b"model=x"),
+        (WHOLE, FORM, b"model=x"),
+        (b"\x89PNG", b"image/png", b"top_k=1&model=m"),
+    ],
+)
+async def test_a_prediction_names_its_model_in_one_place(
+    body: bytes, kind: bytes, query: bytes
+) -> None:
+    """And is no stream, whatever it says."""
+    request = prediction(body, kind, query)
+    for facts in (read_whole(request, 9), await read(request, 9)):
+        assert (facts.model, facts.stream, facts.choices) == ("m", None, 1)
+
+
+@pytest.mark.parametrize("plan", [SAME, OTHER])
+def test_an_image_is_sent_with_its_query(plan: Plan) -> None:
+    """Under the engine's name of the model, with its type, id and length."""
+    request = prediction(b"\x89PNG", b"image/png", b"top_k=1&model=m")
+    received = sent(outgoing(request, read_whole(request, 9), plan, b"id-1", LINES).data)
+    assert received.line == b"POST /x?top_k=1&model=%b HTTP/1.1" % plan.upstream_model.encode()
+    assert received.fields == [
+        (b"host", b"e"),
+        (b"x-a", b"1"),
+        (b"content-type", b"image/png"),
+        (b"x-request-id", b"id-1"),
+        (b"content-length", b"4"),
+    ]
+    assert received.body == b"\x89PNG"
+
+
+@pytest.mark.parametrize("plan", [SAME, OTHER])
+def test_a_whole_form_can_be_built_again(plan: Plan) -> None:
+    """Nothing of it is used up."""
+    request = prediction(WHOLE, FORM)
+    facts = read_whole(request, 9)
+    first, second = (outgoing(request, facts, plan, b"id-1", LINES) for _ in range(2))
+    assert (first.rest, first.data) == (None, second.data)
+    expected = WHOLE.replace(b"\r\n\r\nm\r\n", b"\r\n\r\n%b\r\n" % plan.upstream_model.encode())
+    assert sent(first.data).body == expected
+
+
+async def test_an_upload_is_still_read_while_it_comes() -> None:
+    """`read` leaves what is behind the model."""
+    end = WHOLE.index(b"\r\nfile")
+    request = form_request(WHOLE[:end], b"later")
+    assert (await read(request, 9)).model == "m"
+    assert request.rest is not None

@@ -217,3 +217,29 @@ def test_endpoints_alone_make_a_configuration() -> None:
     assert Config.from_endpoints(["http://a"]).server == Server()
     with pytest.raises(ValidationError):
         Config.from_endpoints([])
+
+
+def test_a_fallback_is_of_the_same_kind() -> None:
+    """As far as the clusters say what they serve."""
+    at = {"endpoints": [{"url": "http://a"}]}
+    clusters = {"l": {**at, "kind": "llm"}, "v": {**at, "kind": "vision"}, "x": at}
+    models = {
+        "talks": {"cluster": "l", "fallbacks": ["unsaid", "sees"]},
+        "sees": {"cluster": "v", "fallbacks": ["unsaid"]},
+        "unsaid": {"cluster": "x", "fallbacks": ["talks", "sees"]},
+    }
+    assert refused({"clusters": clusters, "models": models}) == [
+        (
+            ("models", "talks", "fallbacks", 1),
+            '"sees" is a model of another kind: its cluster serves vision',
+        )
+    ]
+
+
+def test_vision_services_have_a_cluster_of_their_own() -> None:
+    """Where somebody knows that they are such."""
+    config = Config.from_endpoints(["http://a"], balancer="session", vision=["http://b"])
+    assert [*config.clusters] == ["default", "vision"]
+    kinds = [(one.kind, one.balancer, one.endpoints[0].url) for one in config.clusters.values()]
+    assert kinds == [(None, "session", "http://a"), ("vision", "session", "http://b")]
+    assert [*Config.from_endpoints(["http://a"]).clusters] == ["default"]
