@@ -28,7 +28,7 @@ import yaml
 from gateway.releases.leader import AUDIT
 from gateway.store.base import StoreError
 from gateway.store.redis import RedisStore
-from tests.integration.faults.stage import config, sims, until, until_healthy
+from tests.integration.faults.stage import Metrics, config, sims, until, until_healthy
 from tests.integration.faults.traffic import ask, chat
 from tests.integration.test_store_redis import PATIENT_S, Server, serving
 from tests.support.process import ROOT, Served, announced
@@ -313,3 +313,10 @@ async def test_a_good_canary_goes_through_also_when_its_leader_dies(
         # A worker's clients cannot be told from the others: each may have had one answer under way.
         assert one.crowd.harmed.total() <= (CLIENTS if workers > 1 else 0)
         assert one.leader() != pid
+        if workers > 1:  # The end of a worker that only begins is the gateway's exit code.
+            (gateway,) = one.gateways
+
+            async def complete() -> bool:
+                return (await Metrics.of(gateway.served)).total("sluice_workers") == workers
+
+            await until(complete, PATIENCE_S)
