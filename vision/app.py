@@ -127,6 +127,7 @@ class Hosting:
         self._settings = settings
         self._life = life
         self._departures = Departures()
+        self._closing = asyncio.Event()
         app: ASGIApp = Http(service, view, telemetry, settings.limits, self._departures)
         self._http = _HttpServer(AccessLog(app) if settings.access_log else app, settings.drain_s)
         self._grpc: grpc.aio.Server | None = None
@@ -147,9 +148,9 @@ class Hosting:
                 group.create_task(self._departures.run()),
                 group.create_task(self._announce(Address(host, port, grpc_port), up, ready)),
             ]
+            stopping = group.create_task(self._stop_grpc())
             await self._http.serve(sockets=[listener])
-            if self._grpc is not None:
-                await self._grpc.stop(self._settings.drain_s)
+            await stopping
             for task in beside:
                 task.cancel()
 
@@ -157,13 +158,20 @@ class Hosting:
         """Begin to go away; a second signal does not wait for what is under way."""
         if self._life.draining:
             self._http.force_exit = True
-            self._http.should_exit = True
+            self._close()
             return
         self._life.draining = True
         asyncio.get_running_loop().call_later(self._settings.drain_delay_s, self._close)
 
     def _close(self) -> None:
         self._http.should_exit = True
+        self._closing.set()
+
+    async def _stop_grpc(self) -> None:
+        """Refuse new calls when the HTTP listener closes, too, and wait for those under way."""
+        await self._closing.wait()
+        if self._grpc is not None:
+            await self._grpc.stop(self._settings.drain_s)
 
     async def _announce(
         self, address: Address, up: Callable[[], Awaitable[None]], ready: Ready

@@ -19,12 +19,13 @@ from random import Random
 from typing import Any
 
 import msgspec
+import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from vision.api import exchange, parse
 from vision.api.departures import Departures
 from vision.api.failures import unknown_route
-from vision.errors import BadInput, UnsupportedMedia, VisionError
+from vision.errors import BadInput, ExecutionFailed, UnsupportedMedia, VisionError
 from vision.service import Inferred, Service
 from vision.tensors import Array, data_type_of
 from vision.values import InferTensor
@@ -184,7 +185,7 @@ def _told(inferred: Inferred, head: Head) -> tuple[dict[str, Any], list[bytes]]:
             told["parameters"] = {"binary_data_size": len(data)}
             raw.append(data)
         else:
-            told["data"] = one.array.ravel().tolist()
+            told["data"] = _numbers(one)
         outputs.append(told)
     answer: dict[str, Any] = {
         "model_name": inferred.model,
@@ -194,6 +195,16 @@ def _told(inferred: Inferred, head: Head) -> tuple[dict[str, Any], list[bytes]]:
     if head.id:
         answer["id"] = head.id
     return answer, raw
+
+
+def _numbers(output: _Wanted) -> list[Any]:
+    if output.array.dtype.kind == "f" and not np.isfinite(output.array).all():
+        raise ExecutionFailed(
+            f"The output {output.name} has values that are not finite; JSON has no words for them. "
+            "Ask for it as binary data."
+        )
+    numbers: list[Any] = output.array.ravel().tolist()
+    return numbers
 
 
 def _wanted(inferred: Inferred, head: Head) -> Iterable[_Wanted]:

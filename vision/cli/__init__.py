@@ -93,6 +93,9 @@ def _serve(  # noqa: PLR0913, PLR0917 - an argument for each option
     max_body_mb: Annotated[
         int, typer.Option(min=1, metavar="MIB", help="Largest request body.")
     ] = 32,
+    max_image_mb: Annotated[
+        int, typer.Option(min=1, metavar="MIB", help="Largest file of an image, sent or fetched.")
+    ] = 20,
     max_items: Annotated[
         int, typer.Option(min=1, metavar="N", help="Most items of a request.")
     ] = 64,
@@ -145,6 +148,7 @@ def _serve(  # noqa: PLR0913, PLR0917 - an argument for each option
         memory_budget_mb=memory_budget_mb,
         device=device,
         max_body_mb=max_body_mb,
+        max_image_mb=max_image_mb,
         max_items=max_items,
         fetch=fetch,
         fetch_allow_host=tuple(fetch_allow_host or ()),

@@ -36,6 +36,7 @@ class Options:
     memory_budget_mb: int | None
     device: str | None
     max_body_mb: int
+    max_image_mb: int
     max_items: int
     fetch: bool
     fetch_allow_host: tuple[str, ...]
@@ -108,9 +109,11 @@ def settings_of(options: Options) -> Settings:
             load=options.load,
         ),
         fetch=FetchSettings(
-            enabled=options.fetch, rules=AddressRules(hosts=options.fetch_allow_host)
+            enabled=options.fetch,
+            rules=AddressRules(hosts=options.fetch_allow_host),
+            max_bytes=options.max_image_mb * _MIB,
         ),
-        limits=Limits(body_bytes=options.max_body_mb * _MIB, items=options.max_items),
+        limits=Limits(options.max_body_mb * _MIB, options.max_items, options.max_image_mb * _MIB),
         host=options.host,
         port=options.port,
         grpc_port=grpc_port_of(options.grpc_port, options.port),

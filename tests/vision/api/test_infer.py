@@ -94,6 +94,17 @@ async def test_each_output_says_how_it_wants_to_travel() -> None:
     np.testing.assert_array_equal(np.frombuffer(reply.body[length:], "<f4"), [10, 2.5])
 
 
+async def test_what_json_cannot_say_travels_as_bytes_only() -> None:
+    model = FakeModel("m", 1)
+    model.lane.answer = {"sums": np.array([[np.nan, 1]], np.float32)}
+    async with stage(model) as on:
+        as_json = await on.post(ROUTE, named())
+        as_bytes = await on.post(ROUTE, named() | {"parameters": {"binary_data_output": True}})
+    assert as_json.status == 500
+    assert "binary" in as_json.json()["error"]
+    assert np.isnan(np.frombuffer(as_bytes.body[-8:], "<f4")[0])
+
+
 @pytest.mark.parametrize(
     ("size", "raw", "length"),
     [

@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.support.process import ROOT
+from vision.api.predict import Limits
 from vision.app import SHIPPED
 from vision.cli import build
 from vision.cli.serve import Options, folder_of, grpc_port_of, settings_of
@@ -27,6 +28,7 @@ PLAIN = Options(
     memory_budget_mb=None,
     device=None,
     max_body_mb=32,
+    max_image_mb=20,
     max_items=64,
     fetch=True,
     fetch_allow_host=(),
@@ -49,6 +51,7 @@ def test_what_is_typed_reaches_the_settings() -> None:
             load=("digits",),
             memory_budget_mb=2,
             max_body_mb=1,
+            max_image_mb=3,
             fetch_allow_host=(".example.com",),
             device="cuda:1",
         )
@@ -57,7 +60,8 @@ def test_what_is_typed_reaches_the_settings() -> None:
     assert settings.repository.control is Control.EXPLICIT
     assert settings.repository.load == ("digits",)
     assert settings.repository.memory_budget_bytes == 2 * 2**20
-    assert settings.limits.body_bytes == 2**20
+    assert settings.limits == Limits(2**20, 64, 3 * 2**20)
+    assert settings.fetch.max_bytes == 3 * 2**20
     assert settings.fetch.rules.hosts == (".example.com",)
     assert settings.device == "cuda:1"
     assert not settings_of(given(fetch=False)).fetch.enabled
