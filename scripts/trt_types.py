@@ -1,6 +1,6 @@
 """Does our TensorRT code call what TensorRT really has, in each version that we support?
 
-python scripts/trt_types.py
+python -m scripts.trt_types
 
 There is no TensorRT where this runs: the packages on PyPI fetch libraries from elsewhere. But its
 Python bindings are there. So, for each version:
@@ -16,7 +16,6 @@ in this repository.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import keyword
 import os
@@ -28,12 +27,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.fakes import differences
+
 ROOT = Path(__file__).resolve().parent.parent
 CUDA_STUBS = ROOT / "scripts" / "cuda_stubs.py"
 TOOLS = ("pybind11-stubgen==3.0.0", "cuda-pathfinder==1.9.0")
-FAKES = {
-    "tests/support/fake_tensorrt.py": "tensorrt_bindings/tensorrt.pyi",
-    "tests/support/fake_cuda.py": "cuda/bindings/runtime.pyi",
+FAKES = {  # Each with the stub that it is like, and the class that stands for a module.
+    "tests/support/fake_tensorrt.py": ("tensorrt_bindings/tensorrt.pyi", ""),
+    "tests/support/fake_cuda.py": ("cuda/bindings/runtime.pyi", "FakeCuda"),
 }
 USES = re.compile(r"^(import tensorrt|from tensorrt|from cuda)\b", re.MULTILINE)
 SIGNATURE = re.compile(r"( *def \w+\()(.*)(\) -> .*:)")
@@ -215,55 +216,10 @@ def _mypy(stubs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _unlike(stubs: Path) -> Iterator[str]:
-    """What the fakes have that the bindings do not."""
-    for fake, real in FAKES.items():
-        ours = _interface((ROOT / fake).read_text())
-        theirs = _interface((stubs / real).read_text())
-        for name, parameters in ours.items():
-            holder = name.rpartition(".")[0]
-            if holder and holder not in theirs and not name.rpartition(".")[2].startswith("cuda"):
-                continue  # A class of the fake's own.
-            real_name = name.rpartition(".")[2] if holder == "FakeCuda" else name
-            if not (holder or real_name in theirs):
-                continue
-            yield from _mismatch(fake, real_name, parameters, theirs)
-
-
-def _mismatch(
-    fake: str,
-    name: str,
-    parameters: set[tuple[str, ...]],
-    theirs: Mapping[str, set[tuple[str, ...]]],
-) -> Iterator[str]:
-    found = theirs.get(name)
-    if found is None:
-        yield f"{fake}: {name} is not in the bindings"
-    elif not parameters <= found:
-        yield f"{fake}: {name}{sorted(parameters)} is {sorted(found)} in the bindings"
-
-
-def _interface(source: str) -> dict[str, set[tuple[str, ...]]]:
-    """Classes, members and functions by name, with the parameters of every overload."""
-    found: dict[str, set[tuple[str, ...]]] = {}
-    _collect(ast.parse(source).body, "", found)
-    return found
-
-
-def _collect(body: Sequence[ast.stmt], holder: str, found: dict[str, set[tuple[str, ...]]]) -> None:
-    for node in body:
-        if isinstance(node, ast.ClassDef):
-            name = f"{holder}{node.name}"
-            found.setdefault(name, set())
-            _collect(node.body, f"{name}.", found)
-        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            names = [one.arg for one in (*node.args.posonlyargs, *node.args.args)]
-            found.setdefault(f"{holder}{node.name}", set()).add(tuple(names[bool(holder) :]))
-        elif isinstance(node, ast.Assign):
-            for target in node.targets:
-                if isinstance(target, ast.Name) and not target.id.startswith("_"):
-                    found.setdefault(f"{holder}{target.id}", set())
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            found.setdefault(f"{holder}{node.target.id}", set())
+    """What the fakes have that the bindings do not, or have otherwise."""
+    for fake, (real, own) in FAKES.items():
+        ours, theirs = (ROOT / fake).read_text(), (stubs / real).read_text()
+        yield from (f"{fake}: {one}" for one in differences(ours, theirs, own))
 
 
 def _pip(*arguments: str) -> None:
