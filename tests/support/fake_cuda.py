@@ -45,6 +45,10 @@ class cudaStreamCaptureMode(IntEnum):
     cudaStreamCaptureModeRelaxed = 2
 
 
+Work = tuple[Callable[[], None], tuple[int, ...]]
+"""What is to be done, and the addresses that it reads and writes."""
+
+
 class Handle:
     """A stream, event, graph or executable graph: opaque, with a number."""
 
@@ -55,8 +59,8 @@ class Handle:
         self.number = Handle._next
         self.kind = kind
         self.device = device
-        self.work: list[Callable[[], None]] = []
-        self.capturing: list[Callable[[], None]] | None = None
+        self.work: list[Work] = []
+        self.capturing: list[Work] | None = None
         self.capture_failed = False
         self.until = 0
 
@@ -107,7 +111,7 @@ class FakeCuda:
 
     def block(self, address: int, size: int, kind: str) -> None:
         """Check that `size` bytes at `address` lie within one living allocation of this kind."""
-        for start, (found, length, device, _) in self.alive.items():
+        for start, (found, length, device, _) in list(self.alive.items()):
             if start <= address and address + size <= start + length and found == kind:
                 if device != self._device():
                     raise Misuse(f"memory of device {device} used on {self._device()}")
@@ -117,9 +121,10 @@ class FakeCuda:
     def stream(self, handle: Any) -> Handle:
         return self._handle(handle, "stream")
 
-    def begin(self, stream: Handle, work: Callable[[], None]) -> None:
+    def begin(self, stream: Handle, work: Callable[[], None], *addresses: int) -> None:
         """Put work on a stream, or into the graph that is being recorded on it."""
-        (stream.work if stream.capturing is None else stream.capturing).append(work)
+        target = stream.work if stream.capturing is None else stream.capturing
+        target.append((work, addresses))
 
     # The runtime API.
 
@@ -216,7 +221,7 @@ class FakeCuda:
                 self.block(src, count, "pinned" if up else "device")
                 ctypes.memmove(dst, src, count)
 
-            self.begin(self._handle(stream, "stream"), copy)
+            self.begin(self._handle(stream, "stream"), copy, dst, src)
         return (error,)
 
     def cudaMemsetAsync(
@@ -229,7 +234,7 @@ class FakeCuda:
         error = self._begin("cudaMemsetAsync", count)
         self.block(devPtr, count, "device")
         target = self._handle(stream, "stream")
-        self.begin(target, lambda: ctypes.memset(devPtr, value, count) and None)
+        self.begin(target, lambda: ctypes.memset(devPtr, value, count) and None, devPtr)
         return (error,)
 
     def cudaStreamBeginCapture(self, stream: Any, mode: cudaStreamCaptureMode) -> tuple[Any, ...]:
@@ -313,10 +318,12 @@ class FakeCuda:
         error = self._begin(call, self.alive[address][1] if address in self.alive else None)
         if address not in self.alive or self.alive[address][0] != kind:
             raise Misuse(f"{address:x} is no living {kind} memory")
-        busy = [handle for handle in self.handles.values() if handle.kind == "stream"]
-        if any(stream.work for stream in busy):
-            raise Misuse("memory was freed with work under way")
-        ctypes.memset(address, 0xDD, self.alive[address][1])
+        size = self.alive[address][1]
+        for stream in list(self.handles.values()):
+            for _, touched in list(stream.work if stream.kind == "stream" else ()):
+                if any(address <= one < address + size for one in touched):
+                    raise Misuse("memory was freed that work under way reads or writes")
+        ctypes.memset(address, 0xDD, size)
         del self.alive[address]
         return (error,)
 
@@ -342,7 +349,7 @@ class FakeCuda:
         return found
 
     @staticmethod
-    def _do(work: list[Callable[[], None]], count: int) -> None:
+    def _do(work: list[Work], count: int) -> None:
         begun, work[:count] = work[:count], []
-        for one in begun:
+        for one, _ in begun:
             one()

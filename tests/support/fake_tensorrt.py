@@ -273,7 +273,7 @@ class IExecutionContext:
                 raise Misuse("a graph was launched whose context has other shapes now")
             context._compute(shapes)
 
-        cuda.begin(stream, execute)
+        cuda.begin(stream, execute, self._scratch[0], *self._addresses.values())
         return True
 
     def _compute(self, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -23,9 +23,8 @@ from cuda.bindings import runtime as cudart
 
 from vision.tensors import Array, DataType
 
-_NO_DEVICE = frozenset({35, 100, 999})
-"""Codes that mean no driver, or none that is new enough (35), no device (100), or that the driver
-cannot start (999), as in a container without the device."""
+_NO_DEVICE = frozenset({34, 35, 100})
+"""Codes that mean a driver's stub (34), none or none that is new enough (35), no device (100)."""
 
 
 class CudaError(Exception):

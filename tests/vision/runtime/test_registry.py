@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fake_cuda import FakeCuda
+from tests.support.fake_tensorrt import plan
 from tests.support.onnx_models import write_digits
 from vision.config import Instances, ModelConfig
 from vision.errors import LoadError, MissingLibrary
@@ -75,3 +77,16 @@ def test_if_only_libraries_are_missing_that_is_the_error(tmp_path: Path) -> None
 def test_an_empty_folder_names_the_files_that_were_looked_for(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"looked for model\.onnx, model\.pt2"):
         load(tmp_path, _config("onnx", "torch"))
+
+
+@pytest.mark.parametrize(("devices", "runtime"), [(1, "tensorrt"), (0, "onnx")])
+def test_one_folder_serves_its_plan_where_there_is_a_gpu_and_onnx_elsewhere(
+    fake_cuda: FakeCuda, tmp_path: Path, devices: int, runtime: str
+) -> None:
+    fake_cuda.devices = devices
+    write_digits(tmp_path / "model.onnx")
+    said = plan({"image": (-1, 1, 8, 8)}, {"logits": (-1, 10)}, [{"image": (1, 4, 8)}])
+    (tmp_path / "model.plan").write_bytes(said)
+    loaded = load(tmp_path, ModelConfig())
+    assert loaded.runtime == runtime
+    loaded.close()
