@@ -1,7 +1,7 @@
-"""What do readers of `/openapi.json` learn about answers and about the two hot routes?
+"""What do readers of `/openapi.json` learn about answers?
 
-Values only: JSON Schemas as they are published. The hot routes are read by msgspec and
-`vision.decoding`; what stands here is checked against them by the tests that fuzz the service.
+Values only: JSON Schemas as they are published. `vision.api.describe_hot` has what the hot routes
+take.
 """
 
 from __future__ import annotations
@@ -11,79 +11,88 @@ from typing import Any, Final
 
 Schema = dict[str, Any]
 
-_STRING: Final[Schema] = {"type": "string"}
-_NUMBER: Final[Schema] = {"type": "number"}
+STRING: Final[Schema] = {"type": "string"}
+NUMBER: Final[Schema] = {"type": "number"}
 _BOOLEAN: Final[Schema] = {"type": "boolean"}
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 
 
-def _object(properties: Mapping[str, Schema], *optional: str) -> Schema:
+def object_of(properties: Mapping[str, Schema], *optional: str) -> Schema:
+    """Return an object's schema; all of its properties are required but the `optional` ones."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": dict(properties), "required": required}
 
 
-def _array(items: Schema, **more: object) -> Schema:
+def array_of(items: Schema, **more: object) -> Schema:
+    """Return the schema of a list."""
     return {"type": "array", "items": items, **more}
 
 
-def _nullable(schema: Schema) -> Schema:
+def nullable(schema: Schema) -> Schema:
+    """Return the schema, or null."""
     return {"anyOf": [schema, {"type": "null"}]}
 
 
+PATH_SCHEMAS: Final[dict[str, Schema]] = {
+    "model": {"type": "string", "minLength": 1},
+    "version": {"type": "string", "pattern": "^[1-9][0-9]{0,16}$"},
+}
+"""What stands in paths."""
+
 # Answers of the routes that FastAPI serves.
 
-_TENSOR: Final = _object(
-    {"name": _STRING, "datatype": _STRING, "shape": _array({"type": "integer"})}
+_TENSOR: Final = object_of(
+    {"name": STRING, "datatype": STRING, "shape": array_of({"type": "integer"})}
 )
-SERVER_METADATA: Final = _object(
-    {"name": _STRING, "version": _STRING, "extensions": _array(_STRING)}
+SERVER_METADATA: Final = object_of(
+    {"name": STRING, "version": STRING, "extensions": array_of(STRING)}
 )
-LIVE: Final = _object({"live": _BOOLEAN})
-READY: Final = _object({"ready": _BOOLEAN})
-MODEL_METADATA: Final = _object(
+LIVE: Final = object_of({"live": _BOOLEAN})
+READY: Final = object_of({"ready": _BOOLEAN})
+MODEL_METADATA: Final = object_of(
     {
-        "name": _STRING,
-        "versions": _array(_STRING),
-        "platform": _STRING,
-        "inputs": _array(_TENSOR),
-        "outputs": _array(_TENSOR),
+        "name": STRING,
+        "versions": array_of(STRING),
+        "platform": STRING,
+        "inputs": array_of(_TENSOR),
+        "outputs": array_of(_TENSOR),
     }
 )
-MODEL_READY: Final = _object({"name": _STRING, "ready": _BOOLEAN})
-INDEX: Final = _array(
-    _object({"name": _STRING, "version": _STRING, "state": _STRING, "reason": _STRING})
+MODEL_READY: Final = object_of({"name": STRING, "ready": _BOOLEAN})
+INDEX: Final = array_of(
+    object_of({"name": STRING, "version": STRING, "state": STRING, "reason": STRING})
 )
-HEALTH: Final = _object(
+HEALTH: Final = object_of(
     {
         "status": {"enum": ["ok", "loading", "draining"]},
         "models_loaded": _COUNT,
         "gpu_available": _BOOLEAN,
-        "uptime_seconds": _NUMBER,
+        "uptime_seconds": NUMBER,
     }
 )
-MODEL: Final = _object(
-    {"id": _STRING, "object": {"const": "model"}, "created": _COUNT, "owned_by": _STRING}
+MODEL: Final = object_of(
+    {"id": STRING, "object": {"const": "model"}, "created": _COUNT, "owned_by": STRING}
 )
-MODEL_LIST: Final = _object({"object": {"const": "list"}, "data": _array(MODEL)})
+MODEL_LIST: Final = object_of({"object": {"const": "list"}, "data": array_of(MODEL)})
 METRICS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}
 }
-INDEX_REQUEST: Final = _object({"ready": _BOOLEAN}, "ready")
-CONTROL_REQUEST: Final = _object({"parameters": _nullable({"type": "object"})}, "parameters")
+INDEX_REQUEST: Final = object_of({"ready": _BOOLEAN}, "ready")
+CONTROL_REQUEST: Final = object_of({"parameters": nullable({"type": "object"})}, "parameters")
 
-ERROR: Final = _object(
+ERROR: Final = object_of(
     {
-        "error": _object(
+        "error": object_of(
             {
-                "message": _STRING,
-                "type": _STRING,
-                "param": _nullable(_STRING),
-                "code": _nullable(_STRING),
+                "message": STRING,
+                "type": STRING,
+                "param": nullable(STRING),
+                "code": nullable(STRING),
             }
         )
     }
 )
-V2_ERROR: Final = _object({"error": _STRING})
+V2_ERROR: Final = object_of({"error": STRING})
 
 _REASONS: Final = {
     400: "The request is not what the route or the model takes.",
@@ -120,232 +129,3 @@ def v2_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def optional_body(schema: Schema) -> dict[str, Any]:
     """Return the description of a JSON body that may be absent."""
     return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
-
-
-# The hot routes.
-
-_DATA: Final[Schema] = {
-    "description": "Row by row: flat, or nested as the shape says.",
-    "type": "array",
-    "items": {},
-}
-_DATATYPES: Final[Schema] = {
-    "enum": [
-        *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
-        *("FP16", "FP32", "FP64"),
-    ]
-}
-_SHAPE: Final = _array({"type": "integer", "minimum": 1}, minItems=1)
-_VERSION: Final[Schema] = {
-    "description": "A positive whole number; null for the newest that serves.",
-    "anyOf": [
-        {"type": "string", "pattern": "^[1-9][0-9]{0,16}$"},
-        {"type": "integer", "minimum": 1, "maximum": 10**17},
-        {"type": "null"},
-    ],
-}
-_TOP_K: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
-_PNG: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAARUlEQVR4nCXGQRVAMAAA0M9znwZE0IAGNLEGIsgg"
-    "AU2myUjAYaf/K9Z2GZ6+xhOv+wVbChrjJFoOujPnEfjm4p5DSZrhB4Y6EAlqM+StAAAAAElFTkSuQmCC"
-)
-_ITEM: Final[Schema] = {
-    "description": "An image, or tensors by name.",
-    "anyOf": [
-        {
-            "type": "object",
-            "properties": {
-                "image": {
-                    "type": "string",
-                    "description": "base64, a data URL, or an http(s) URL that the service "
-                    "may fetch.",
-                }
-            },
-            "required": ["image"],
-            "additionalProperties": False,
-        },
-        {
-            "type": "object",
-            "description": "One row of each of the model's inputs, without a batch axis.",
-            "additionalProperties": {
-                "anyOf": [
-                    {"type": "array", "items": {}},
-                    _object({"shape": _SHAPE, "datatype": _DATATYPES, "data": _DATA}),
-                ]
-            },
-            "minProperties": 1,
-        },
-    ],
-}
-_PREDICT_BODY: Final[Schema] = {
-    "type": "object",
-    "properties": {
-        "model": {"type": "string", "minLength": 1},
-        "version": _VERSION,
-        "inputs": {"anyOf": [_ITEM, _array(_ITEM, minItems=1, maxItems=64)]},
-        "parameters": {
-            "anyOf": [
-                {
-                    "type": "object",
-                    "properties": {"top_k": _nullable(_TOP_K)},
-                    "additionalProperties": False,
-                },
-                {"type": "null"},
-            ]
-        },
-    },
-    "required": ["model", "inputs"],
-    "additionalProperties": False,
-    "example": {"model": "digits", "inputs": {"image": _PNG}, "parameters": {"top_k": 3}},
-}
-_PREDICTIONS: Final = _array(
-    {
-        "type": "object",
-        "description": "{class, confidence}, with `box` for detection; {embedding}; or {outputs}.",
-    }
-)
-_TOLD: Final = {
-    "model": _STRING,
-    "version": _STRING,
-    "latency_ms": _NUMBER,
-    "trace_id": _STRING,
-}
-_PREDICT_ANSWER: Final[Schema] = {
-    "anyOf": [
-        _object({"predictions": _PREDICTIONS, **_TOLD}),
-        _object(
-            {"results": _array({"anyOf": [_object({"predictions": _PREDICTIONS}), ERROR]}), **_TOLD}
-        ),
-    ]
-}
-_TIMEOUT: Final[Schema] = {
-    "name": "x-request-timeout-ms",
-    "in": "header",
-    "required": False,
-    "description": "How long the client waits.",
-    "schema": {"type": "integer", "minimum": 1, "maximum": 86_400_000},
-}
-_TRACE: Final[Schema] = {
-    "name": "x-request-id",
-    "in": "header",
-    "required": False,
-    "description": "Comes back; and is the trace's id if there is no `traceparent`.",
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
-}
-PATH_SCHEMAS: Final[dict[str, Schema]] = {
-    "model": {"type": "string", "minLength": 1},
-    "version": {"type": "string", "pattern": "^[1-9][0-9]{0,16}$"},
-}
-"""What stands in paths."""
-
-_ALL_ERRORS: Final = (400, 404, 413, 415, 429, 500, 503, 504)
-
-
-def _predict(identity: str) -> dict[str, Any]:
-    form = {
-        "type": "object",
-        "properties": {
-            "model": {"type": "string", "minLength": 1},
-            "version": PATH_SCHEMAS["version"],
-            "top_k": _TOP_K,
-            "image": _array(
-                {"type": "string", "contentMediaType": "application/octet-stream"},
-                minItems=1,
-                maxItems=64,
-            ),
-        },
-        "required": ["model", "image"],
-        "additionalProperties": False,
-    }
-    return {
-        "tags": ["predictions"],
-        "operationId": identity,
-        "summary": "Ask a model",
-        "description": "As JSON, as a form with images, or with an image as the body; then "
-        "`model`, `version` and `top_k` stand in the query. One item is answered with "
-        "`predictions`, several with `results`: 200 if any succeeded.",
-        "parameters": [_TIMEOUT, _TRACE],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": _PREDICT_BODY},
-                "multipart/form-data": {"schema": form},
-            },
-        },
-        "responses": {
-            str(status): told
-            for status, told in (answers(_PREDICT_ANSWER) | errors(*_ALL_ERRORS)).items()
-        },
-    }
-
-
-_PARAMETERS: Final[Schema] = {"type": "object", "additionalProperties": True}
-_INFER_BODY: Final = _object(
-    {
-        "id": _STRING,
-        "parameters": _PARAMETERS,
-        "inputs": _array(
-            _object(
-                {
-                    "name": {"type": "string", "minLength": 1},
-                    "shape": _SHAPE,
-                    "datatype": _DATATYPES,
-                    "parameters": _PARAMETERS,
-                    "data": _DATA,
-                },
-                "parameters",
-            ),
-            minItems=1,
-        ),
-        "outputs": _array(
-            _object({"name": _STRING, "parameters": _PARAMETERS}, "parameters"), minItems=1
-        ),
-    },
-    *("id", "parameters", "outputs"),
-)
-_INFER_ANSWER: Final = _object(
-    {
-        "model_name": _STRING,
-        "model_version": _STRING,
-        "id": _STRING,
-        "outputs": _array(
-            _object({"name": _STRING, "shape": _SHAPE, "datatype": _DATATYPES, "data": _DATA})
-        ),
-    },
-    "id",
-)
-
-
-def _infer(identity: str, *path: str) -> dict[str, Any]:
-    names = [
-        {"name": name, "in": "path", "required": True, "schema": PATH_SCHEMAS[name]}
-        for name in path
-    ]
-    return {
-        "tags": ["open inference protocol"],
-        "operationId": identity,
-        "summary": "Run a model on tensors",
-        "description": "The batch axis comes first. A model with preprocessing takes here what its "
-        "preprocessing would make of an image. With the header Inference-Header-Content-Length the "
-        "body is JSON of that length and the tensors' bytes behind it (the binary data extension).",
-        "parameters": [*names, _TIMEOUT, _TRACE],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": _INFER_BODY}},
-        },
-        "responses": {
-            str(status): told
-            for status, told in (answers(_INFER_ANSWER) | v2_errors(*_ALL_ERRORS)).items()
-        },
-    }
-
-
-HOT_PATHS: Final[Schema] = {
-    "/v1/predict": {"post": _predict("predict")},
-    "/predict": {"post": _predict("predict_short")},
-    "/v2/models/{model}/infer": {"post": _infer("infer", "model")},
-    "/v2/models/{model}/versions/{version}/infer": {
-        "post": _infer("infer_version", "model", "version")
-    },
-}
-"""The routes that no framework describes; in OpenAPI's words."""

@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from vision.api import describe, health, models, rest
+from vision.api import describe_hot, health, models, rest
 from vision.api.departures import Departures
 from vision.api.failures import install
 from vision.api.infer import PREFIX, SUFFIX, Infer
@@ -70,7 +70,7 @@ def others(view: View, telemetry: Telemetry) -> FastAPI:
     app.include_router(rest.router(view))
     install(app)
     page = app.openapi()
-    page["paths"].update(describe.HOT_PATHS)
+    page["paths"].update(describe_hot.HOT_PATHS)
     _without_framework_errors(page)
     return app
 

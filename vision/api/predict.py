@@ -2,8 +2,8 @@
 
     JSON · form with images · an image as the body ──► Query ──► service ──► one JSON object
 
-A hot route: plain ASGI, msgspec, no model of pydantic's. `vision.api.describe` tells OpenAPI
-readers what it takes.
+A hot route: plain ASGI, msgspec, no model of pydantic's. `vision.api.describe_hot` tells
+OpenAPI readers what it takes.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.support.vision_api import stage
-from vision.api import describe, predict
+from vision.api import describe_hot, predict
 from vision.api.http import Http
 from vision.errors import VisionError
 
@@ -41,7 +41,7 @@ async def test_the_page_describes_every_route_and_the_hot_ones() -> None:
 
 def test_the_described_body_is_the_one_that_is_read() -> None:
     """Field by field: what the page names, msgspec reads, and nothing else."""
-    body = describe.HOT_PATHS["/v1/predict"]["post"]["requestBody"]["content"]
+    body = describe_hot.HOT_PATHS["/v1/predict"]["post"]["requestBody"]["content"]
     described = body["application/json"]["schema"]["properties"]
     assert set(described) == {one.name for one in msgspec.structs.fields(predict.Body)}
 
@@ -102,5 +102,5 @@ async def _get(app: Http, path: str, send: Any) -> None:
 
 def test_every_status_of_ours_is_on_the_page() -> None:
     statuses = {one.status for one in VisionError.__subclasses__()} - {405}
-    described = describe.HOT_PATHS["/v1/predict"]["post"]["responses"]
+    described = describe_hot.HOT_PATHS["/v1/predict"]["post"]["responses"]
     assert {str(status) for status in statuses} <= set(described)
