@@ -78,6 +78,12 @@ def test_errors_against_fp32_are_those_of_the_report(
     assert difference.mean() == pytest.approx(error["mean"], rel=0.1)
 
 
+def test_fp16_is_as_accurate_where_each_result_is_rounded() -> None:
+    rounded = report("digits-fp16")["rounded"]
+    assert rounded["accuracy"]["converted"] >= 0.99
+    assert rounded["errors"]["logits"]["max"] < 0.1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_report_names_the_files_that_are_there(name: str) -> None:
     folder = SHIPPED / name / "1"

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from vision.convert.progress import Silent
 from vision.errors import OperatorError
 
 
@@ -73,16 +74,18 @@ def _run(
         inputs=tuple(map(asked.parse_input, inputs)),
         plan=asked.PlanOptions(**plan, profiles=tuple(map(asked.parse_profile, profiles))),
     )
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=err,
-        transient=not err.is_terminal,
-    ) as progress:
-        done = convert(options, Shown(progress))
+    if err.is_terminal:
+        with Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=err,
+        ) as progress:
+            done = convert(options, Shown(progress))
+    else:
+        done = convert(options, Said(err))
     out = Console(file=sys.stdout, highlight=False)
     out.print(f"[bold]{escape(str(done.folder))}[/]", soft_wrap=True)
     for one in tables(done.report):
@@ -114,6 +117,17 @@ def tables(report: Any) -> list[Table]:
             )
         found.append(times)
     return found
+
+
+class Said(Silent):
+    """A line for each step, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def begin(self, title: str, total: int | None = None) -> None:
+        """Name the step."""
+        self._console.print(f"{title} …")
 
 
 class Shown:

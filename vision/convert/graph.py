@@ -12,6 +12,7 @@ from vision.tensors import DataType, TensorSpec
 MAX_BYTES = 2**31 - 1
 """Protocol buffers hold no more; the converter keeps weights within the file."""
 BATCH = "batch"
+OLDEST_OPSET = 13
 _TYPES = {
     "BOOL": DataType.BOOL,
     "UINT8": DataType.UINT8,
@@ -67,6 +68,18 @@ def free_batch(model: Any) -> Any:
         if sizes and (sizes[0].dim_value == 1 or sizes[0].dim_param):
             sizes[0].dim_param = BATCH
     return copy
+
+
+def modernize(model: Any) -> Any:
+    """The model, or a copy of it in operator set 13 if its own is older.
+
+    Q/DQ with a scale for each channel are of 13. Raises `ConversionError`.
+    """
+    version = next((one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}), 1)
+    if version >= OLDEST_OPSET:
+        return model
+    with told_in_a_line(f"operator set {version} cannot be brought to {OLDEST_OPSET}"):
+        return library("onnx.version_converter").convert_version(model, OLDEST_OPSET)
 
 
 def simplify(source: Path, target: Path) -> None:

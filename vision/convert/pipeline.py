@@ -25,6 +25,7 @@ from vision.convert.failures import ConversionError
 from vision.convert.options import Options, Precision, profiles_for
 from vision.convert.progress import Steps
 from vision.convert.report import Report, compared, file_entry, libraries
+from vision.convert.rounding import write_rounded
 from vision.convert.running import Opened, open_file
 from vision.convert.samples import Samples
 from vision.convert.sources import LABELS, resolve
@@ -53,6 +54,7 @@ class _Made:
     folder: Path
     draft: Draft
     simplified: Path
+    rounded: Path
     calibration: Samples | None
     held_out: Samples
     no_plan: str | None
@@ -125,7 +127,8 @@ def _make(options: Options, staged: Path, scratch: Path, steps: Steps) -> _Made:
     steps.begin("build the plan")
     no_plan = planning.build(model, staged / PLAN, profiles, options.plan, steps)
     used = calibration if options.precision is Precision.INT8 else None
-    return _Made(staged, draft, simplified, used, held_out, no_plan, max_batch)
+    rounded = scratch / "rounded.onnx"
+    return _Made(staged, draft, simplified, rounded, used, held_out, no_plan, max_batch)
 
 
 def _samples(options: Options, draft: Draft) -> tuple[Samples, Samples]:
@@ -170,6 +173,8 @@ def _judge(options: Options, made: _Made, steps: Steps) -> Report:
             f"only {agreement:.1%} of the samples have the same first class as the source: give "
             "more samples that are like real ones, or --weight-bits 7 for CPUs without VNNI"
         )
+    if options.precision is Precision.FP16 and write_rounded(folder / MODEL, made.rounded):
+        report.rounded = _compared(report, made, "rounded", open_file("onnx", made.rounded, "cpu"))
     if made.no_plan is None:
         runs["plan"] = open_file("tensorrt", folder / PLAN, "cuda")
         report.plan["validation"] = _compared(report, made, "plan", runs["plan"])
@@ -189,6 +194,11 @@ def _compared(report: Report, made: _Made, name: str, opened: Opened) -> dict[st
     at_once = min(most, validation.BATCH)
     found = validation.compare(draft.reference, opened.run, held_out, classes, at_once)
     off = validation.batch_error(opened.run, held_out, min(most, 3)) if most > 1 else None
+    if any(one.broken for one in found.errors.values()):
+        raise ConversionError(
+            f"{made.draft.source} in {report.precision.upper()} gives NaN or infinite values where "
+            "the source does not: its numbers are too large for it"
+        )
     largest = max((one.largest for one in found.errors.values()), default=0.0)
     if off is not None and not off <= BATCH_TOLERANCE * max(largest, 1.0):
         report.warnings.append(

@@ -41,16 +41,9 @@ QUANTIZED_OPS = (
 )
 """What gains by INT8, and what lies between such nodes and only moves or compares values. Softmax,
 LayerNormalization and GELU stay FP32: they cost little time, and rounding them costs accuracy."""
-FP16_KEPT_IN_FP32 = (
-    "NonMaxSuppression",
-    "TopK",
-    "RoiAlign",
-    "Resize",
-    "CumSum",
-    "Range",
-    "Upsample",
-)
-"""Node types without FP16 kernels everywhere, or whose results change with the rounding."""
+FP16_KEPT_IN_FP32 = ("Resize",)
+"""Beside those that ONNX Runtime's list has (TopK, NonMaxSuppression, Range and others): node types
+whose coordinates FP16 rounds too far."""
 
 
 def to_fp16(source: Path, target: Path) -> None:
@@ -62,7 +55,9 @@ def to_fp16(source: Path, target: Path) -> None:
         # It warns of each weight below 6e-8, which becomes 6e-8.
         warnings.simplefilter("ignore")
         converted = float16.convert_float_to_float16(
-            model, keep_io_types=True, op_block_list=list(FP16_KEPT_IN_FP32)
+            model,
+            keep_io_types=True,
+            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *FP16_KEPT_IN_FP32],
         )
     _sort(converted.graph)
     onnx.checker.check_model(converted)
@@ -110,6 +105,8 @@ def to_int8(
                 "OpTypesToExcludeOutputQuantization": list(MATRIX_OPS),
             },
         )
+    onnx = library("onnx")
+    onnx.checker.check_model(onnx.load(target))
     count, other = zero_points(target)
     if other:
         raise ConversionError(

@@ -18,7 +18,11 @@ _LIBRARIES = ("onnx", "onnxruntime", "torch", "transformers", "tensorrt")
 
 @dataclass(slots=True)
 class Report:
-    """One conversion; `write` puts it beside the model. Times are milliseconds."""
+    """One conversion; `write` puts it beside the model. Times are milliseconds.
+
+    `validation` is what the service's runtime gives on this CPU, `rounded` what an FP16 file gives
+    where FP16 is computed in (see `vision.convert.rounding`).
+    """
 
     model: str
     precision: str
@@ -29,6 +33,7 @@ class Report:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     calibration: dict[str, Any] | None = None
     validation: dict[str, Any] = field(default_factory=dict)
+    rounded: dict[str, Any] | None = None
     latency: list[dict[str, Any]] = field(default_factory=list)
     zero_points: dict[str, int] | None = None
     plan: dict[str, Any] = field(default_factory=dict)
@@ -99,15 +104,22 @@ def rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "zero points", f"{points['count']}, of which {points['other_than_0']} are not 0"
     validation = report["validation"]
     yield "compared on", f"{validation['samples']} samples of {validation['from']}"
-    for name, error in validation["errors"].items():
-        most, mean, largest = (f"{error[key]:.3g}" for key in ("max", "mean", "largest_value"))
-        yield f"error of {name}", f"max {most}, mean {mean} (largest value {largest})"
-    if (agreement := validation["top1_agreement"]) is not None:
-        yield "same first class", f"{agreement:.2%}"
-    if (accuracy := validation["accuracy"]) is not None:
-        yield "accuracy", f"{accuracy['converted']:.2%} (source {accuracy['source']:.2%})"
+    yield from _figures(validation, "")
+    if (rounded := report["rounded"]) is not None:
+        yield from _figures(rounded, ", rounded to FP16 after each node")
     plan = report["plan"]
     yield "plan", "built" if plan.get("built") else f"not built: {plan.get('reason')}"
+
+
+def _figures(section: Mapping[str, Any], how: str) -> Iterator[tuple[str, str]]:
+    for name, error in section["errors"].items():
+        most, mean, largest = (f"{error[key]:.3g}" for key in ("max", "mean", "largest_value"))
+        yield f"error of {name}{how}", f"max {most}, mean {mean} (largest value {largest})"
+    if (agreement := section["top1_agreement"]) is not None:
+        yield f"same first class{how}", f"{agreement:.2%}"
+    if (accuracy := section["accuracy"]) is not None:
+        text = f"{accuracy['converted']:.2%} (source {accuracy['source']:.2%})"
+        yield f"accuracy{how}", text
 
 
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:

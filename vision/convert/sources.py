@@ -102,7 +102,7 @@ def _from_file(
     own: ModelConfig | None,
     labels: tuple[str, ...] | None = None,
 ) -> Draft:
-    model = graph.read(file)
+    model = graph.modernize(graph.read(file))
     config = own
     if config is None:
         beside = next((one for one in (file.parent, file.parent.parent) if _has(one)), None)

@@ -22,19 +22,26 @@ MOST_RUNS = 200
 
 @dataclass(slots=True)
 class Error:
-    """Differences of one output, over all its values."""
+    """Differences of one output, over all its finite values.
+
+    `broken` counts values that are NaN or infinite though the source's are not.
+    """
 
     most: float = 0.0
     total: float = 0.0
     values: int = 0
     largest: float = 0.0
+    broken: int = 0
 
     def add(self, ours: Array, theirs: Array) -> None:
         """Count one batch in."""
         wide = theirs.astype(np.float64)
-        difference = np.abs(ours.astype(np.float64) - wide)
-        # Not `max`: a NaN in the converted model is the worst of all differences.
-        self.most = float(np.maximum(self.most, difference.max(initial=0.0)))
+        usable = np.isfinite(wide)
+        self.broken += int((usable & ~np.isfinite(ours)).sum())
+        usable &= np.isfinite(ours)
+        wide = wide[usable]
+        difference = np.abs(ours[usable].astype(np.float64) - wide)
+        self.most = max(self.most, float(difference.max(initial=0.0)))
         self.total += float(difference.sum())
         self.values += difference.size
         self.largest = max(self.largest, float(np.abs(wide).max(initial=0.0)))

@@ -167,6 +167,31 @@ def test_batch_that_graph_mixes_is_not_freed(tmp_path: Path) -> None:
     assert run(str(file), tmp_path / "out").report.max_batch == 1
 
 
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8])
+def test_old_operator_sets_are_brought_up(tmp_path: Path, precision: Precision) -> None:
+    file = write_digits(tmp_path / "m.onnx")
+    model = onnx.load(file)
+    model.opset_import[0].version = 11
+    onnx.save(model, file)
+    done = run(str(file), tmp_path / "out", precision=precision, calibration="random")
+    made = onnx.load(done.folder / "model.onnx")
+    assert [one.version for one in made.opset_import] == [13]
+    onnx.checker.check_model(made, full_check=True)
+
+
+def test_numbers_too_large_for_fp16_are_found_before_anything_is_placed(tmp_path: Path) -> None:
+    many = numpy_helper.from_array(np.full(3, 30_000, np.float32), "many")
+    nodes = [
+        helper.make_node("Mul", ["x", "many"], ["large"]),
+        helper.make_node("Mul", ["large", "many"], ["larger"]),
+        helper.make_node("Div", ["larger", "many"], ["y"]),
+    ]
+    file = write(tmp_path / "m.onnx", nodes, {"x": ["n", 3]}, {"y": ["n", 3]}, initializers=[many])
+    with pytest.raises(ConversionError, match="in FP16 gives NaN or infinite values"):
+        run(str(file), tmp_path / "out", precision=Precision.FP16)
+    assert not (tmp_path / "out").exists()
+
+
 def test_larger_fixed_batch_is_refused(tmp_path: Path) -> None:
     file = write_digits(tmp_path / "m.onnx", batch=4)
     with pytest.raises(ConversionError, match="a batch of 4 is built in"):

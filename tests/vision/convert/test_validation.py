@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -41,11 +40,13 @@ def test_errors_are_over_all_values_of_all_batches() -> None:
     assert found.agreeing is None
 
 
-def test_nan_in_the_converted_model_is_the_largest_error() -> None:
+def test_nan_where_the_source_has_none_is_broken() -> None:
     found = compare(
         same, lambda given: {"y": given["x"] * np.nan}, samples([[1.0, 2.0]] * 20), None
     )
-    assert math.isnan(found.errors["y"].most)
+    assert (found.errors["y"].broken, found.errors["y"].most) == (40, 0.0)
+    found = compare(lambda given: {"y": given["x"] * np.nan}, same, samples([[1.0, 2.0]]), None)
+    assert (found.errors["y"].broken, found.errors["y"].values) == (0, 0)
 
 
 def test_first_classes_and_labels_are_counted() -> None:
