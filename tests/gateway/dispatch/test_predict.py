@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.engine import Script, Then, response
 from tests.support.failover import failover
+from tests.support.rig import eventually
 
 VISION = {"kind": "vision"}
 IMAGE = b"\x89PNG" + bytes(500)
@@ -87,6 +88,7 @@ async def test_an_alias_s_fallback_is_of_its_own_kind() -> None:
     failing = [[response(b"{}", b"500 Oops")]]
     async with failover(failing, others=[[[GOOD]]], models=models) as run:
         pool, other = run.gateway.clusters["pool"], run.gateway.clusters["other"]
+        await eventually(lambda: pool.models and other.models)
         pool.listed(pool.endpoints[0], [{"id": "digits", "owned_by": "sluice-vision"}])
         other.listed(other.endpoints[0], [{"id": "o", "owned_by": "vllm"}])
         run.gateway.live.recompile()
