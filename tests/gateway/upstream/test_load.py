@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.upstream.load import EngineLoad, extra_load, parse_load
+from vision.telemetry import Telemetry
 
 # As vLLM 0.32 writes them, with another family between, and a model name that tries to confuse.
 VLLM = b"""\
@@ -66,6 +67,14 @@ def test_the_rows_that_wait_at_the_vision_service_are_its_load() -> None:
     assert parse_load(VISION) == EngineLoad(0, 5, 0.0, asleep=False)
     nothing = b"\n".join(line for line in VISION.splitlines() if line.startswith(b"#"))
     assert parse_load(nothing) == EngineLoad(0, 0, 0.0, asleep=False)
+
+
+def test_the_vision_service_s_own_page_is_read() -> None:
+    """Before it serves a model, and with rows in a queue."""
+    telemetry = Telemetry(list)
+    assert parse_load(telemetry.exposition()[0]) == EngineLoad(0, 0, 0.0, asleep=False)
+    telemetry.series("digits", 1).waiting(4)
+    assert parse_load(telemetry.exposition()[0]) == EngineLoad(0, 4, 0.0, asleep=False)
 
 
 @pytest.mark.parametrize(
