@@ -210,7 +210,8 @@ class IExecutionContext:
         return True
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        _cuda().stream(stream_handle)
+        cuda = _cuda()
+        cuda.begin(cuda.stream(stream_handle), lambda: None)  # It may copy what it needs.
         if not 0 <= profile_index < self._engine.num_optimization_profiles:
             return False
         self._profile = profile_index

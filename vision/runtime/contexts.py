@@ -184,7 +184,7 @@ class PlanInstance:
             raise ValueError(f"{spec.name}: {array.dtype} {array.shape} is not what the plan takes")
         address = array.ctypes.data
         pinned = self._pinned.get(address)
-        if pinned is None or array.nbytes > pinned.size_bytes or not array.flags.c_contiguous:
+        if pinned is None or not array.flags.c_contiguous:
             pinned = self._staging.get(spec.name)
             if pinned is None:
                 pinned = self._staging[spec.name] = cuda.Pinned(memory.size_bytes)

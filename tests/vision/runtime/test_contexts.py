@@ -216,6 +216,25 @@ def test_a_shape_outside_of_every_profile_is_refused(machine: Machine) -> None:
     assert instance.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[2, 4]]
 
 
+def test_after_a_refused_shape_the_one_before_is_set_anew(machine: Machine) -> None:
+    widths = ((1, 1), (4, 4), (8, 6))
+    loaded = machine.load(
+        {"a": widths, "b": ((1, 1), (4, 2), (8, 2))},
+        inputs={"a": (-1, -1), "b": (-1, -1)},
+        outputs={"y": (-1, 1)},
+    )
+    instance = machine.instance(loaded)
+
+    def run(width: int, other: int) -> list[list[float]]:
+        rows = {"a": np.ones((3, width), np.float32), "b": np.ones((3, other), np.float32)}
+        return instance.run(rows)["y"].tolist()
+
+    assert run(2, 2) == [[4]] * 3
+    with pytest.raises(Exception, match="is not in profile 0"):
+        instance.run({"a": np.ones((3, 5), np.float32), "b": np.ones((3, 3), np.float32)})
+    assert run(2, 2) == [[4]] * 3
+
+
 def test_a_capture_that_fails_goes_on_with_plain_runs(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -130,6 +130,21 @@ def test_a_capture_that_fails_leaves_the_stream_usable(cuda: Any, fake_cuda: Fak
         stream.wait()
 
 
+def test_an_error_of_a_capture_that_failed_is_found_by_nobody_else(
+    cuda: Any, fake_cuda: FakeCuda
+) -> None:
+    """It stays the thread's last error, which TensorRT and torch would take for their own."""
+
+    def fail() -> None:
+        stream.settle()  # Not allowed here: CUDA gives the capture up.
+        raise ValueError("no")
+
+    with cuda.Stream() as stream:
+        with pytest.raises(ValueError, match="no"):
+            stream.record(fail)
+        assert fake_cuda.cudaGetLastError() == (cudaError_t.cudaSuccess,)
+
+
 @pytest.mark.parametrize("call", ["cudaStreamEndCapture", "cudaGraphInstantiate"])
 def test_a_graph_that_cannot_be_made_is_an_error_and_no_leak(
     cuda: Any, fake_cuda: FakeCuda, call: str

@@ -191,13 +191,20 @@ class _GpuBuild:
     def __init__(self, starts: bool) -> None:
         self.starts = starts
         self.asked: list[Any] = []
+        self.options: Any = None
+        self.falls_back = True
+
+    def disable_fallback(self) -> None:
+        self.falls_back = False
 
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     def InferenceSession(self, path: str, options: Any, providers: list[Any]) -> Any:  # noqa: N802 - the library's
         self.asked = providers
+        self.options = options
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session.disable_fallback = self.disable_fallback
         if self.starts:
             session.get_providers = self.get_available_providers
         return session
@@ -241,3 +248,21 @@ def test_cuda_that_does_not_start_is_an_error(tmp_path: Path, gpu_build: _GpuBui
     gpu_build.starts = False
     with pytest.raises(MissingLibrary, match="found no CUDA device"):
         OnnxRuntime().load(write_digits(tmp_path / "model.onnx"), _config("cuda"))
+
+
+def test_a_failing_call_does_not_move_the_model_to_the_cpu(
+    tmp_path: Path, gpu_build: _GpuBuild
+) -> None:
+    OnnxRuntime().load(write_digits(tmp_path / "model.onnx"), _config("cuda"))
+    assert not gpu_build.falls_back
+
+
+@pytest.mark.parametrize(("threads", "wanted"), [(None, 1), (3, 3)])
+def test_threads_are_one_unless_configured_and_sleep_when_idle(
+    tmp_path: Path, gpu_build: _GpuBuild, threads: int | None, wanted: int
+) -> None:
+    config = ModelConfig(instances=Instances(device="cpu", threads=threads))
+    OnnxRuntime().load(write_digits(tmp_path / "model.onnx"), config)
+    assert gpu_build.options.intra_op_num_threads == wanted
+    spinning = gpu_build.options.get_session_config_entry("session.intra_op.allow_spinning")
+    assert spinning == "0"
