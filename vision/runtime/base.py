@@ -20,7 +20,11 @@ class Instance(Protocol):
     """One execution context, with buffers of its own."""
 
     def allocate(self, dtype: DataType, shape: tuple[int, ...]) -> Array:
-        """A host buffer that `run` reads without a copy: pinned on a GPU, plain elsewhere."""
+        """A host buffer that `run` reads without a copy: pinned on a GPU, plain elsewhere.
+
+        `run` takes it and whatever begins where it begins, such as its first rows. It is valid
+        until `close`.
+        """
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """Execute one batch.

@@ -136,7 +136,11 @@ class PlanInstance:
         return pinned.lend(dtype, shape, self._forget)
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
-        """See `Instance.run`. The outputs are views of pinned memory, overwritten by the next."""
+        """See `Instance.run`. The outputs are views of pinned memory, overwritten by the next.
+
+        10 µs of our own with one input and one output, and six calls of CUDA's for 0.4 µs each.
+        Raises `CudaError`, `EngineError`, and `ValueError` for what would not fit its buffers.
+        """
         cuda.use(self._device)
         try:
             return self._run(inputs)

@@ -78,7 +78,7 @@ def checked(file: Path, known: Known) -> io.BytesIO:
 def _copied(file: Path, archive: zipfile.ZipFile, known: Known) -> io.BytesIO:
     records = _records(file, archive)
     if "archive_format" not in records:
-        raise LoadError(f"{file}: no file of torch.export.save, or of a torch before 2.8")
+        raise LoadError(f"{file}: no file of torch.export.save, or of a torch before 2.9")
     for name in records:
         if name.startswith(("data/aotinductor/", "data/executorch/")):
             raise LoadError(f"{file}: holds compiled code ({name}), which is not loaded")
@@ -87,6 +87,10 @@ def _copied(file: Path, archive: zipfile.ZipFile, known: Known) -> io.BytesIO:
         raise LoadError(f"{file}: its numbers are not little-endian")
     parts["models/model.json"] = _program(file, records["models/model.json"], known)
     for folder, (config, numbered) in _CONFIGS.items():
+        if folder + config not in records:
+            raise LoadError(
+                f"{file}: {folder} is pickled, as torch wrote it before 2.9: export anew"
+            )
         parts[folder + config] = records[folder + config]
         for name in _numbers(file, records[folder + config], numbered):
             parts[folder + name] = records[folder + name]
