@@ -150,7 +150,9 @@ class Service:
             series.preprocess.observe(decoded.preprocess_s)
             outputs = await model.lane.infer(decoded.arrays, query.deadline)
         except VisionError as error:
-            return error
+            # Its traceback's frames hold the image, and some of them the error: a cycle that would
+            # keep both until the next collection.
+            return error.with_traceback(None)
         began = time.monotonic()
         row = {name: array[0] for name, array in outputs.items()}
         read = model.postprocessor.read

@@ -81,15 +81,16 @@ class Predict:
             query, many = await self._read(scope, headers, receive, began)
             with self._departures.watch(receive):
                 result = await self._service.predict(query)
-            told, error = _told(result, many)
-            told["model"] = result.model
-            told["version"] = str(result.version)
-            told["latency_ms"] = round((exchange.monotonic() - began) * 1000, 3)
-            told["trace_id"] = trace_id
+            told, failure = _told(result, many)
+            if many or failure is None:
+                told["model"] = result.model
+                told["version"] = str(result.version)
+                told["latency_ms"] = round((exchange.monotonic() - began) * 1000, 3)
+                told["trace_id"] = trace_id
             status, body = 200, exchange.encode_json(told)
-            if error is not None:
-                status = error.status
-                fields += exchange.error_fields(error)
+            if failure is not None:
+                status = failure.status
+                fields += exchange.error_fields(failure)
         except VisionError as error:
             status, body = error.status, exchange.encode_json(error.body())
             fields += exchange.error_fields(error)
@@ -181,11 +182,15 @@ def _query(
 
 
 def _told(result: Answer, many: bool) -> tuple[dict[str, Any], VisionError | None]:
-    """Return the results as they are told, and the error if none succeeded."""
+    """Return the results as they are told, and the error if none succeeded.
+
+    It is returned, not raised: a frame that knows the error it raised is a cycle, and what hangs on
+    it, the image, stays until the next collection.
+    """
     if not many:
         (one,) = result.results
         if isinstance(one, VisionError):
-            raise one
+            return one.body(), one
         return {"predictions": one}, None
     told: dict[str, Any] = {
         "results": [
