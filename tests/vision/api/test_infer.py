@@ -1,6 +1,7 @@
 """What `POST /v2/models/{model}/infer` reads, and what it answers."""
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from tests.support.vision_api import GONE, FakeModel, Reply, Stage, stage
+from vision.errors import VisionError
+from vision.values import InferTensor
 
 ROUTE = "/v2/models/m/infer"
 LENGTH = "inference-header-content-length"
@@ -185,3 +188,20 @@ async def test_a_client_that_leaves() -> None:
         left.set()
         assert await asked is None
         assert model.lane.cancelled == 1
+
+
+@pytest.mark.parametrize("body", [named(), named(data=[1]), named(name="other"), b"{"])
+async def test_nothing_of_a_request_waits_for_the_garbage_collector(body: Any) -> None:
+    """Tensors may be large, and the collector of a service seldom runs."""
+    kinds = (InferTensor, VisionError)
+    async with stage() as on:
+        await on.post(ROUTE, body)
+        gc.collect()
+        before = [one for one in gc.get_objects() if isinstance(one, kinds)]
+        gc.disable()
+        try:
+            await on.post(ROUTE, body)
+            after = [one for one in gc.get_objects() if isinstance(one, kinds)]
+        finally:
+            gc.enable()
+    assert len(after) == len(before)
