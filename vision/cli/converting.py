@@ -83,7 +83,9 @@ def _run(
             TimeElapsedColumn(),
             console=err,
         ) as progress:
-            done = convert(options, Shown(progress))
+            shown = Shown(progress)
+            done = convert(options, shown)
+            shown.end()
     else:
         done = convert(options, Said(err))
     out = Console(file=sys.stdout, highlight=False)
@@ -140,9 +142,7 @@ class Shown:
 
     def begin(self, title: str, total: int | None = None) -> None:
         """A step begins; the one before is over, and so are its phases."""
-        for name in list(self._phases):
-            self.close(name)
-        self._finish()
+        self.end()
         self._step = self._progress.add_task(title, total=total)
 
     def advance(self, done: int) -> None:
@@ -166,7 +166,10 @@ class Shown:
         if name in self._phases:
             self._progress.remove_task(self._phases.pop(name)[0])
 
-    def _finish(self) -> None:
+    def end(self) -> None:
+        """The present step is over."""
+        for name in list(self._phases):
+            self.close(name)
         if self._step is None:
             return
         task = self._progress.tasks[self._progress.task_ids.index(self._step)]

@@ -132,6 +132,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     columns = [key for key in report["latency"][0] if key != "batch"] if report["latency"] else []
     if columns:
+        yield "One call, on one thread of this CPU; a plan on this GPU."
+        yield ""
         yield f"| batch | {' | '.join(f'{one}, ms' for one in columns)} |"
         yield "|--:|" + "--:|" * len(columns)
         for line in report["latency"]:

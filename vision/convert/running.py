@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +25,10 @@ class Opened:
     max_batch: int
 
 
-def open_file(runtime: str, file: Path, device: str) -> Opened:
+def open_file(runtime: str, file: Path, device: str, threads: int = 1) -> Opened:
     """Load a file; `runtime` is a name of the registry. Raises `LoadError`."""
     config = ModelConfig(
-        batching=Batching(max_batch=_PLENTY), instances=Instances(device=device, threads=1)
+        batching=Batching(max_batch=_PLENTY), instances=Instances(device=device, threads=threads)
     )
     loaded = RUNTIMES[runtime].load(file, config)
     instance = loaded.instance()
@@ -36,6 +37,11 @@ def open_file(runtime: str, file: Path, device: str) -> Opened:
         return {name: array.copy() for name, array in instance.run(inputs).items()}
 
     return Opened(run, loaded.max_batch)
+
+
+def all_cores() -> int:
+    """The threads to compare with; latency is measured with one, as the service runs."""
+    return os.cpu_count() or 1
 
 
 def open_onnx(file: Path) -> Reference:

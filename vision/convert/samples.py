@@ -28,7 +28,7 @@ from vision.tensors import Array, TensorSpec
 
 RANDOM = "random"
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
-HELD_OUT = 1000
+HELD_OUT = 500
 """The most samples that are held out; more would only take time."""
 CALIBRATION_SHARE = 0.8
 """The most of the samples that calibrate, so that a few are left to judge by."""
@@ -88,7 +88,7 @@ def read(where: str, inputs: Sequence[TensorSpec], config: ModelConfig) -> Sampl
 def split(
     samples: Samples, wanted: int, share: float = CALIBRATION_SHARE
 ) -> tuple[Samples, Samples]:
-    """Deal the samples out: for calibration at most `wanted` and a share, held out at most 1,000.
+    """Deal the samples out: for calibration at most `wanted` and a share, held out at most 500.
 
     With `wanted` 0 all are held out. A single sample calibrates, and nothing is held out.
     """

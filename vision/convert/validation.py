@@ -73,8 +73,12 @@ def compare(
     samples: Samples,
     classes: str | None,
     rows_at_once: int = BATCH,
+    advance: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
-    """Run all samples through both, in batches; `classes` names the output that classifies."""
+    """Run all samples through both, in batches; `classes` names the output that classifies.
+
+    `advance` hears how many samples are done.
+    """
     found = Comparison()
     labels = iter(samples.labels) if samples.labels is not None else None
     if classes is not None:
@@ -85,6 +89,7 @@ def compare(
         theirs, ours = source(batch), converted(batch)
         rows = len(next(iter(batch.values())))
         found.samples += rows
+        advance(found.samples)
         for name, array in theirs.items():
             found.errors.setdefault(name, Error()).add(ours[name], array)
         if classes is None:

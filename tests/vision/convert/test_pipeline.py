@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from tests.support.onnx_models import write, write_digits
 from vision.config import ModelConfig
 from vision.configs import read_config
-from vision.convert import pipeline
+from vision.convert import judging, pipeline
 from vision.convert.failures import ConversionError
 from vision.convert.options import Options, PlanOptions, Precision
 from vision.convert.pipeline import Converted, convert
@@ -135,7 +135,7 @@ def test_int8_wants_samples(tmp_path: Path) -> None:
 def test_bad_agreement_of_int8_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "LOW_AGREEMENT", 1.1)
+    monkeypatch.setattr(judging, "LOW_AGREEMENT", 1.1)
     done = run("digits", tmp_path / "d", precision=Precision.INT8, calibration=HELD_OUT)
     assert any(one.startswith("only ") and "--weight-bits 7" in one for one in done.report.warnings)
 
@@ -189,6 +189,18 @@ def test_numbers_too_large_for_fp16_are_found_before_anything_is_placed(tmp_path
     file = write(tmp_path / "m.onnx", nodes, {"x": ["n", 3]}, {"y": ["n", 3]}, initializers=[many])
     with pytest.raises(ConversionError, match="in FP16 gives NaN or infinite values"):
         run(str(file), tmp_path / "out", precision=Precision.FP16)
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_that_the_graph_cannot_take_are_a_line(tmp_path: Path) -> None:
+    wide = numpy_helper.from_array(np.ones((4, 2), np.float32), "wide")
+    node = helper.make_node("MatMul", ["x", "wide"], ["y"])
+    file = write(
+        tmp_path / "m.onnx", [node], {"x": ["n", "k"]}, {"y": ["n", 2]}, initializers=[wide]
+    )
+    np.savez(tmp_path / "x.npz", x=np.ones((3, 5), np.float32))
+    with pytest.raises(ConversionError, match="^onnx does not run on the samples: "):
+        run(str(file), tmp_path / "out", calibration=str(tmp_path / "x.npz"))
     assert not (tmp_path / "out").exists()
 
 

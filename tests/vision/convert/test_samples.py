@@ -145,7 +145,7 @@ def test_samples_are_dealt_in_a_shuffled_but_steady_order() -> None:
     assert values(first[0]) == values(second[0]) != sorted(values(first[0]))
 
 
-def test_without_calibration_all_are_held_out_up_to_a_thousand() -> None:
+def test_without_calibration_all_are_held_out_up_to_a_cap() -> None:
     calibration, held_out = split(numbered(HELD_OUT + 5), 0)
     assert (len(calibration), len(held_out)) == (0, HELD_OUT)
 
