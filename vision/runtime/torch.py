@@ -51,7 +51,7 @@ class TorchRuntime:
         try:
             program = torch.export.load(copy)
             if device != "cpu":
-                program = torch.export.passes.move_to_device_pass(program, device)
+                program = moved(program, device)
             return Program(torch, program, device, file, config)
         except LoadError:
             raise
@@ -86,7 +86,7 @@ class Program:
         self.outputs = agreed(file, "output", outputs, config.outputs)
         self.max_batch = batch_limit(file, ins, outs, config.batching.max_batch)
         self._module = program.module(check_guards=False)
-        self._dense = device != "cpu" and _takes_channels_last(torch, self, device)
+        self._dense = device != "cpu" and takes_channels_last(torch, self, device)
         if device != "cpu":
             torch.cuda.synchronize(device)  # Instances have streams of their own.
         tensors = [*self._module.parameters(), *self._module.buffers()]
@@ -199,7 +199,12 @@ def _device(torch: Any, file: Path, wanted: str) -> str:
     return f"cuda:{number}"
 
 
-def _takes_channels_last(torch: Any, program: Program, device: str) -> bool:
+def moved(program: Any, device: str) -> Any:
+    """The program on a device: its weights, and the tensors that it makes itself."""
+    return import_module("torch.export.passes").move_to_device_pass(program, device)
+
+
+def takes_channels_last(torch: Any, program: Program, device: str) -> bool:
     """Bring weights and a first batch into channels-last order, which convolutions run faster in.
 
     A program that was exported for the other order may take a view that this one does not have:

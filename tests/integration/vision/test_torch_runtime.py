@@ -18,7 +18,7 @@ import torch
 from vision.config import Batching, Instances, ModelConfig, Tensor
 from vision.errors import LoadError, MissingLibrary
 from vision.runtime.base import Loaded
-from vision.runtime.torch import TorchRuntime
+from vision.runtime.torch import Program, TorchRuntime, moved, takes_channels_last
 from vision.tensors import DataType, TensorSpec
 
 pytestmark = pytest.mark.integration
@@ -191,6 +191,51 @@ def test_a_missing_library_names_the_extra(digits: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingLibrary, match=r"pip install 'sluice\[vision-torch\]'"):
         _load(digits)
+
+
+def test_a_program_moves_with_the_tensors_that_it_makes(tmp_path: Path) -> None:
+    """To the device `meta`, which computes shapes only and is everywhere."""
+    made = Calls(lambda x: x + torch.arange(3, device="cpu"))
+    program = torch.export.load(_save(tmp_path / "model.pt2", made, torch.ones(2, 3)))
+    module = moved(program, "meta").module(check_guards=False)
+    assert module.forward(torch.ones(5, 3, device="meta")).device.type == "meta"
+
+
+class Flat(torch.nn.Module):
+    """Convolves, and then flattens with a view or with a copy."""
+
+    def __init__(self, view: bool) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(2, 4, 3, padding=1)
+        self.view = view
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        hidden = self.convolution(image)
+        size = (hidden.shape[0], 4 * 8 * 8)
+        return hidden.view(size) if self.view else hidden.reshape(size)
+
+
+@pytest.mark.parametrize("view", [True, False])
+def test_weights_are_in_channels_last_order_unless_a_view_needs_the_other(
+    tmp_path: Path, view: bool
+) -> None:
+    program = _load(_save(tmp_path / "model.pt2", Flat(view), torch.ones(2, 2, 8, 8)))
+    assert isinstance(program, Program)
+    dense = takes_channels_last(torch, program, "cpu")
+    weights = next(one for one in program._module.parameters() if one.dim() == 4)
+    assert weights.is_contiguous(memory_format=torch.channels_last) == dense
+    assert weights.is_contiguous() != dense
+    assert dense != view
+    images = np.ones((3, 2, 8, 8), np.float32)
+    (found,) = program.instance().run({"image": images}).values()
+    assert found.shape == (3, 256)
+
+
+def test_a_program_of_any_size_keeps_its_order(tmp_path: Path) -> None:
+    program = _load(_save(tmp_path / "model.pt2", Calls(torch.neg), torch.ones(2, 3)))
+    assert isinstance(program, Program)
+    program.inputs = (TensorSpec("x", DataType.FP32, (None,)),)
+    assert not takes_channels_last(torch, program, "cpu")
 
 
 # Files that take over a process that calls `torch.export.load`.
