@@ -141,11 +141,11 @@ def test_functions_in_the_essay_stand_in_the_files_that_it_names() -> None:
 @every_page
 def test_make_targets_exist(text: Page) -> None:
     """`make x` names a target of the Makefile."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"`make ([a-z]+)", text.text))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)", text.text))
     blocks = "".join(block.text for block in text.blocks("sh"))
 
-    assert named | set(re.findall(r"^make ([a-z]+)", blocks, re.MULTILINE)) <= targets
+    assert named | set(re.findall(r"^make ([a-z-]+)", blocks, re.MULTILINE)) <= targets
 
 
 @every_page
