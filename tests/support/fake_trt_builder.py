@@ -4,8 +4,8 @@
 
 The plan that comes out is one of `fake_tensorrt`'s, with the ONNX file's inputs and outputs, so
 that our runtime loads it. As in the real ones there is no precision flag and no calibrator; a
-network of 10.x that is not strongly typed is misuse, and so is a flag on 11.x. `scripts/trt_types.py` compares
-names and parameters with the real bindings.
+network of 10.x that is not strongly typed is misuse, and so is a flag on 11.x.
+`scripts/trt_types.py` compares names and parameters with the real bindings.
 """
 
 from __future__ import annotations

@@ -59,6 +59,18 @@ def test_warnings_and_notes_are_on_standard_error(tmp_path: Path) -> None:
     assert again.stdout.splitlines()[0].endswith("/2")
 
 
+def test_steps_are_lines_in_a_log_and_bars_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--model", "digits", "--no-plan", "--output", tmp_path / "d", "--max-batch", 2)
+    assert "load and export …\nsimplify …\n" in run(*arguments).stderr
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shown = run(*arguments).stderr
+    assert "measure latency" in shown
+    assert "2/2" in shown
+    assert "write" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,28 @@ def test_without_samples_the_report_says_that_it_compared_on_noise(tmp_path: Pat
     assert report.validation["errors"]["logits"]["max"] < 1e-5
 
 
+def test_other_samples_may_be_held_out_and_then_all_of_the_first_calibrate(tmp_path: Path) -> None:
+    with np.load(HELD_OUT) as archive:
+        np.savez(tmp_path / "few.npz", images=archive["images"][:10])
+    report = run(
+        "digits",
+        tmp_path / "d",
+        precision=Precision.INT8,
+        calibration=str(tmp_path / "few.npz"),
+        held_out=HELD_OUT,
+    ).report
+    assert report.calibration is not None
+    assert report.calibration["samples"] == 10
+    assert report.validation["samples"] == 450
+
+
+def test_single_sample_calibrates_and_noise_is_compared(tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", images=np.full((1, 8, 8), 200, np.uint8))
+    calibration = str(tmp_path / "one.npz")
+    report = run("digits", tmp_path / "d", precision=Precision.INT8, calibration=calibration).report
+    assert report.validation["random"] is True
+
+
 def test_random_calibration_is_warned_of(tmp_path: Path) -> None:
     file = write_digits(tmp_path / "m.onnx")
     done = run(str(file), tmp_path / "out", precision=Precision.INT8, calibration="random")
@@ -199,8 +222,20 @@ def test_samples_that_the_graph_cannot_take_are_a_line(tmp_path: Path) -> None:
         tmp_path / "m.onnx", [node], {"x": ["n", "k"]}, {"y": ["n", 2]}, initializers=[wide]
     )
     np.savez(tmp_path / "x.npz", x=np.ones((3, 5), np.float32))
-    with pytest.raises(ConversionError, match="^onnx does not run on the samples: "):
+    with pytest.raises(ConversionError, match=r"^onnx does not run on the samples: "):
         run(str(file), tmp_path / "out", calibration=str(tmp_path / "x.npz"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("library", "model"), [("onnx", "digits"), ("torch", "hf:some/model"), ("torch", "code:model")]
+)
+def test_missing_library_names_the_extra_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, model: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingLibrary, match=rf"^{library} is not installed: .*vision-convert\]"):
+        run(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
