@@ -34,6 +34,7 @@ CUDA_STUBS = ROOT / "scripts" / "cuda_stubs.py"
 TOOLS = ("pybind11-stubgen==3.0.0", "cuda-pathfinder==1.9.0")
 FAKES = {  # Each with the stub that it is like, and the class that stands for a module.
     "tests/support/fake_tensorrt.py": ("tensorrt_bindings/tensorrt.pyi", ""),
+    "tests/support/fake_trt_builder.py": ("tensorrt_bindings/tensorrt.pyi", ""),
     "tests/support/fake_cuda.py": ("cuda/bindings/runtime.pyi", "FakeCuda"),
 }
 USES = re.compile(r"^(import tensorrt|from tensorrt|from cuda)\b", re.MULTILINE)

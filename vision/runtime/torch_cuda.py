@@ -12,7 +12,7 @@ Everything of torch is passed in: this module imports neither torch nor CUDA.
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from vision.config import ModelConfig
@@ -151,7 +151,7 @@ class CudaInstance:
     def _precision(self) -> AbstractContextManager[Any]:
         """Half precision where it is safe. Casts are not kept, for a graph would lose them."""
         if not self._half:
-            return ExitStack()
+            return nullcontext()
         manager: AbstractContextManager[Any] = self._torch.autocast(
             "cuda", dtype=self._torch.float16, cache_enabled=False
         )
