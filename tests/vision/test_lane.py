@@ -239,10 +239,16 @@ async def test_what_comes_while_it_runs_is_one_batch() -> None:
 async def test_a_long_turn_of_the_loop_does_not_hold_anything_back(delay_ms: float) -> None:
     """An instance starts in the midst of it, once an item has waited for max_delay_ms."""
     now = [100.0]
+    looks: list[int] = []
+
+    def clock() -> float:
+        looks.append(threading.get_ident())
+        return now[0]
+
     model = Model()
-    batching = Batching(max_delay_ms=delay_ms)
-    lane = Lane(model, batching, 1, Diary(), monotonic=lambda: now[0])
+    lane = Lane(model, Batching(max_delay_ms=delay_ms), 1, Diary(), monotonic=clock)
     await lane.start()
+    await until(lambda: bool(looks))  # The instance has asked, and got nothing.
     model.held = True
     requests = [lane.infer(x(1)), lane.infer(x(2))]
     for request in requests:
@@ -274,7 +280,9 @@ async def test_a_batch_is_no_larger_than_the_file_allows() -> None:
 async def test_instances_run_side_by_side() -> None:
     """On a CPU the second item does not wait at all."""
     model = Model()
-    async with serving(model, instances=2) as lane:
+    batching = Batching(max_delay_ms=1000 * LIMIT_S)
+    async with serving(model, instances=2, batching=batching) as lane:
+        await lane.warm([1], x(1), 1)
         model.held = True
         tasks = [waiting_for(lane, 1)]
         await model.entered()
@@ -318,15 +326,24 @@ async def test_a_held_batch_starts_when_it_is_full() -> None:
 
 
 async def test_what_is_left_over_goes_to_the_other_instance() -> None:
-    """Three rows, batches of two."""
+    """Three rows, batches of two: the one that takes the first two tells it."""
+    looks: list[int] = []
+
+    def clock() -> float:
+        looks.append(threading.get_ident())
+        return time.monotonic()
+
     model = Model()
-    async with serving(model, instances=2, batching=Batching(max_batch=2)) as lane:
-        model.held = True
-        tasks = [waiting_for(lane, 1, 2), waiting_for(lane, 3)]
-        await model.entered()
-        await model.entered()
-        model.go_on.release(2)
-        assert await asyncio.gather(*tasks) == [[2, 4], [6]]
+    lane = Lane(model, Batching(max_batch=2), 2, Diary(), monotonic=clock)
+    await lane.start()
+    await until(lambda: len(looks) == 2)  # Both have asked, and got nothing.
+    model.held = True
+    tasks = [waiting_for(lane, 1, 2), waiting_for(lane, 3)]
+    await model.entered()
+    await model.entered()
+    model.go_on.release(2)
+    assert await asyncio.gather(*tasks) == [[2, 4], [6]]
+    await lane.close()
 
 
 async def test_a_full_queue_refuses() -> None:
@@ -355,15 +372,17 @@ async def test_a_deadline_that_has_passed_is_refused_at_once() -> None:
 
 
 async def test_a_deadline_that_passes_in_the_queue() -> None:
-    """It is refused though the instance never comes back; the others wait on."""
+    """It is refused though the instance does not come back, and so is the next."""
     model = Model()
     async with serving(model) as lane:
         model.held = True
         first = waiting_for(lane, 1)
         await model.entered()
         patient = waiting_for(lane, 2, deadline=time.monotonic() + LIMIT_S)
-        with pytest.raises(DeadlineExceeded, match=r"it had waited \d+ ms"):
-            await lane.infer(x(3), time.monotonic() + 0.002)
+        hurried = [waiting_for(lane, 3, deadline=time.monotonic() + s) for s in (0.002, 0.03)]
+        for task in hurried:
+            with pytest.raises(DeadlineExceeded, match=r"it had waited \d+ ms"):
+                await task
         assert lane.waiting == 1
         model.go_on.release(2)
         assert await asyncio.gather(first, patient) == [[2], [4]]
