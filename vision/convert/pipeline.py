@@ -134,7 +134,11 @@ def _config(made: Made, options: Options) -> ModelConfig:
         post = post.model_copy(update={"labels": LABELS})
     batching = config.batching.model_dump()
     batching["max_batch"] = made.max_batch
-    batching["preferred"] = [one for one in config.batching.preferred if one <= made.max_batch]
+    preferred = {one for one in config.batching.preferred if one <= made.max_batch}
+    if made.no_plan is None and not preferred:
+        # Each gets a CUDA graph, and batches in between run as the next one.
+        preferred = {made.max_batch // part for part in (4, 2, 1)} - {0, 1}
+    batching["preferred"] = sorted(preferred)
     return config.model_copy(
         update={
             "inputs": tuple(map(tensor, draft.inputs)),

@@ -64,6 +64,8 @@ def _exported(
     known: tuple[ModelConfig, tuple[str, ...] | None, tuple[str, ...]],
 ) -> Draft:
     config, labels, notes = known
+    if options.config is not None:
+        labels = _labels(config, options.config.parent) or labels
     export(module, target)
     inputs, outputs = graph.specs(graph.read(target))
     return Draft(
@@ -73,7 +75,7 @@ def _exported(
         outputs=outputs,
         config=config,
         reference=reference(module),
-        labels=labels if options.config is None else _labels(config, options.config.parent),
+        labels=labels,
         notes=notes,
     )
 

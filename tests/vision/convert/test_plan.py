@@ -14,6 +14,7 @@ from onnx import helper
 from tests.support import fake_trt_builder
 from tests.support.fake_cuda import FakeCuda, cudaError_t
 from tests.support.onnx_models import write, write_digits
+from vision.configs import read_config
 from vision.convert import planning
 from vision.convert.failures import ConversionError
 from vision.convert.options import Options, PlanOptions, parse_profile, profiles_for
@@ -154,6 +155,7 @@ def test_converted_model_has_its_plan_beside_it_and_it_is_compared(
         "REPORT.md",
     }
     assert done.report.plan["built"] is True
+    assert read_config(tmp_path / "d", 1).batching.preferred == (2,)
     assert done.report.plan["validation"]["samples"] > 0
     assert all(line.keys() == {"batch", "source", "onnx", "plan"} for line in done.report.latency)
 
