@@ -3,8 +3,8 @@
     /v1/predict, /predict, /v2/models/…/infer ──► plain ASGI
     everything else                           ──► FastAPI
 
-The hot routes do not pass through the framework: a route of FastAPI's with middleware costs about
-300 µs where a whole prediction of a small model takes half of that.
+The hot routes do not pass through the framework: a route of FastAPI's that does hardly anything
+costs 270 µs where an app of plain ASGI costs 50, and a whole prediction of a small model 300.
 """
 
 from __future__ import annotations
