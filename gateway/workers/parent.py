@@ -66,6 +66,8 @@ class Parent:
         members = [Member(number, Restarts(rng)) for number in range(job.count)]
         self.roster = Roster(members, job.folder)
         self._ending = asyncio.Event()
+        self._unheard: set[int] = set()
+        """Those who were ended before they could hear of it."""
         self._signals = 0
         self._code = 0
         self._all_up = asyncio.Event()
@@ -102,6 +104,7 @@ class Parent:
             loop.call_later(self._job.drain_s + END_S, self._send, signal.SIGKILL)
             for member in self.roster.members:
                 if not member.answers:  # It has nothing to drain, and may not hear yet.
+                    self._unheard.add(member.number)
                     _signal(member.process, signal.SIGTERM)
 
     def _signalled(self, number: int) -> None:
@@ -147,7 +150,7 @@ class Parent:
         self._send(signal.SIGTERM)
 
     def _note(self, status: int, member: Member) -> None:
-        if status == -signal.SIGTERM and not member.restarts.ever_up:
+        if status == -signal.SIGTERM and member.number in self._unheard:
             return  # It was ended before it could do anything.
         self._code = self._code or exit_code(status)
 
@@ -172,6 +175,7 @@ class Parent:
             return 1
         member.process, member.since = process, self._now()
         if self._ending.is_set():
+            self._unheard.add(member.number)
             _signal(process, signal.SIGTERM)
         try:
             async with asyncio.TaskGroup() as group:

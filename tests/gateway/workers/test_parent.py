@@ -127,6 +127,33 @@ async def test_a_signal_before_workers_are_up_ends_them_and_is_no_failure(tmp_pa
     assert running.result() == 0
 
 
+RETURNING = (
+    """
+import json, os, time
+seat = json.loads(os.environ["SLUICE_WORKER"])
+mark = f"{seat['folder']}/begun{seat['number']}"
+if os.path.exists(mark): time.sleep(60)
+open(mark, "w").close()
+"""
+    + WORKER
+)
+"""Its second process never comes so far as to hear signals."""
+
+
+async def test_a_worker_that_is_being_started_again_does_not_spoil_the_end(tmp_path: Path) -> None:
+    """That an earlier process of it was up is no reason to expect an orderly end of this one."""
+    one = parent(tmp_path, RETURNING, "0.1")
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(one.run(lambda: None))
+        await until_up(one, set())
+        before = one.roster.states(0.0)[0].pid
+        assert before is not None
+        os.kill(before, signal.SIGKILL)
+        await eventually(lambda: one.roster.states(0.0)[0].pid not in {before, None}, PATIENCE_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert running.result() == 0
+
+
 async def test_cancelled_it_leaves_no_process(tmp_path: Path) -> None:
     one = parent(tmp_path, WORKER, "0.1")
     running = asyncio.ensure_future(one.run(lambda: None))

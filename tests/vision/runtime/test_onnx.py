@@ -266,3 +266,4 @@ def test_threads_are_one_unless_configured_and_sleep_when_idle(
     assert gpu_build.options.intra_op_num_threads == wanted
     spinning = gpu_build.options.get_session_config_entry("session.intra_op.allow_spinning")
     assert spinning == "0"
+    assert gpu_build.options.get_session_config_entry("session.x64quantprecision") == "1"
