@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import collections
 import io
+import itertools
 import json
 import os
 import re
@@ -337,14 +338,15 @@ def test_policies_apply(services: list[Service], engine: Served, tmp_path: Path)
             assert len(said["predictions"]) == (1 if arm[1] == "int8" else 3)
         assert min(arms["fp32"], arms["int8"]) > 5
 
-        for ask in (as_json, as_form, as_image):
-            for pixels, _ in DIGITS[:8]:
-                assert ask(http, "seer", png(pixels)).status_code == 200
+        turns = itertools.cycle(itertools.product((as_json, as_form, as_image), DIGITS[:8]))
         found = re.search(r"admin API on (\S+)", "".join(gateway.lines))
         assert found is not None
         admin = found[1]
 
         def compared() -> dict[str, Any]:
+            """Ask once more, for where the machine is busy copies yield."""
+            ask, (pixels, _) = next(turns)
+            assert ask(http, "seer", png(pixels)).status_code == 200
             shown = httpx.get(f"{admin}/admin/policies/shadow", trust_env=False).json()
             rows = (shown.get("mirror") or {}).get("rows", [])
             return {row["metric"]: row for row in rows}
