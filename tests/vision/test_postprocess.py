@@ -91,6 +91,19 @@ def test_of_equal_scores_the_lower_index_is_first(
     assert [one["class"] for one in read(step, logits, top_k=top_k)] == list(map(str, expected))
 
 
+@given(
+    st.sampled_from(["softmax", "sigmoid", "none"]),
+    st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=32),
+)
+def test_few_classes_and_many_are_scored_alike(activation: str, logits: list[float]) -> None:
+    """Few are plain floats, many an array; what fills up to many has no weight."""
+    step = compiled({"kind": "classification", "top_k": 32, "activation": activation}, None)
+    few, many = read(step, logits), read(step, [*logits, *[-1e30] * 40])[: len(logits)]
+    assert [one["class"] for one in few] == [one["class"] for one in many]
+    confidences = [one["confidence"] for one in many]
+    assert [one["confidence"] for one in few] == pytest.approx(confidences, rel=1e-12)
+
+
 # Detection: [x, y, w, h, cat, dog] for each candidate
 
 FOUND = [
