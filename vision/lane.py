@@ -107,6 +107,11 @@ class Lane:
         """Rows that are being executed."""
         return self._batcher.running
 
+    @property
+    def broken(self) -> bool:
+        """Say whether no instance is left: it answers nobody any more, and has to be replaced."""
+        return not self._batcher.instances
+
     async def start(self) -> None:
         """Make the instances, one after the other, and let the lane take items.
 

@@ -140,6 +140,13 @@ class Loads:
                 copy.load_s = copy.used_at - began
                 self._loaded(shelf, number, copy)
 
+    def retire_broken(self, shelf: Shelf[Model]) -> None:
+        """Retire the copies whose instances broke down; to be settled, which loads them again."""
+        for number, slot in shelf.slots.items():
+            if slot.copy is not None and slot.copy.model.broken:
+                _LOG.error("%s %d: its instances broke down; loaded again", shelf.name, number)
+                self.retire(shelf, shelf.lose(number))
+
     def retire(self, shelf: Shelf[Model], copy: Copy[Model]) -> None:
         """Close a retired copy once nobody uses it."""
         if not copy.leases:

@@ -85,6 +85,11 @@ class Model:
         """Say whether nothing waits or runs."""
         return not self.lane.waiting and not self.lane.running
 
+    @property
+    def broken(self) -> bool:
+        """Say whether all its instances broke down, so that only another load helps."""
+        return self.lane.broken
+
     async def close(self) -> None:
         """Answer what waits, end the instances, give the memory back."""
         await self.lane.close()

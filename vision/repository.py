@@ -174,7 +174,9 @@ class Repository:
         for name, shelf in sorted(self._shelves.items()):
             for row in shelf.rows():
                 entry = Entry(name, row.version, row.state, row.reason)
-                if row.copy is not None:
+                if row.copy is not None and row.copy.model.broken:
+                    entry = Entry(name, row.version, State.UNAVAILABLE, "its instances broke down")
+                elif row.copy is not None:
                     copy, model = row.copy, row.copy.model
                     facts = (model.runtime, model.device, copy.memory_bytes, copy.load_s)
                     entry = Entry(name, row.version, row.state, row.reason, *facts)
@@ -256,6 +258,7 @@ class Repository:
             shelf = self._shelves[name] = Shelf(name, self._enabled(name))
         known = {n: slot.found for n, slot in shelf.slots.items() if slot.found is not None}
         found = settled(known, before.versions, now.versions)
+        self._loads.retire_broken(shelf)
         policy = now.policy if now.policy == before.policy else None
         for number, problem in shelf.listed(policy, found, now.problem):
             _LOG.error("%s %d: not loaded: %s", name, number, problem)

@@ -125,6 +125,13 @@ class Shelf(Generic[T]):
         copy, slot.copy, slot.rest = slot.copy, None, Rest.EVICTED
         return self._retire(copy)
 
+    def lose(self, number: int) -> Copy[T]:
+        """Take out a copy that does not answer any more, retired; the version is due again."""
+        slot = self.slots[number]
+        assert slot.copy is not None  # noqa: S101  as above
+        copy, slot.copy = slot.copy, None
+        return self._retire(copy)
+
     def settle(self) -> list[Copy[T]]:
         """Retire what is not needed any more and return it; choose `current` from the rest.
 

@@ -45,6 +45,7 @@ class FakeModel:
     memory_bytes: int
     idle: bool = True
     closed: bool = False
+    broken: bool = False
     runtime: str = "fake"
     device: str = "cpu"
     closing: asyncio.Event | None = None

@@ -574,10 +574,12 @@ async def test_a_thread_that_dies_takes_only_its_batch_with_it() -> None:
         assert await asyncio.gather(*(y(lane, value) for value in range(9))) == [
             [2 * value] for value in range(9)
         ]
+        assert not lane.broken
         with pytest.raises(ExecutionFailed, match="broke down"):
             await lane.infer(x(666))
         with pytest.raises(ModelNotReady):
             await lane.infer(x(1))
+        assert lane.broken
     assert [instance.closed for instance in model.instances] == [True, True]
 
 

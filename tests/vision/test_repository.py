@@ -456,3 +456,30 @@ async def test_the_log_tells_loads_and_swaps(tmp_path: Path, caplog) -> None:
     assert "m 2: serves now instead of 1" in said
     assert "m 2: serves now instead of what its files were before" in said
     assert said.count("m 2: unloaded") == 2
+
+
+async def test_a_version_whose_instances_broke_down_is_loaded_again(tmp_path: Path, caplog) -> None:
+    put(tmp_path, "m", 1)
+    async with stage(tmp_path) as on:
+        first = on.loader.models[0]
+        first.broken = True
+        assert on.states("m") == {1: ("unavailable", "its instances broke down")}
+        await on.look()
+        assert on.states("m") == {1: ("ready", "")}
+        assert on.loader.loads == [("m", 1)] * 2
+        assert first.closed
+        assert "m 1: its instances broke down" in caplog.text
+        assert await on.ask() == b"weights"
+
+
+async def test_a_request_may_end_on_a_copy_that_broke_down(tmp_path: Path) -> None:
+    put(tmp_path, "m", 1)
+    async with stage(tmp_path) as on:
+        first = on.loader.models[0]
+        async with on.repository.lease("m"):
+            first.broken = True
+            await on.repository.poll()
+            await on.calm()
+            assert await on.ask() == b"weights"
+            assert not first.closed
+        await until(lambda: first.closed)

@@ -445,3 +445,14 @@ class ShelfMachine(RuleBasedStateMachine):
 
 TestShelf = ShelfMachine.TestCase
 TestShelf.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
+def test_a_copy_that_is_lost_is_due_again() -> None:
+    shelf = shelf_of(1)
+    load(shelf, 1)
+    copy = shelf.lose(1)
+    assert shelf.going == [copy]
+    assert copy.retired
+    assert shelf.settle() == []
+    assert current(shelf) is None
+    assert shelf.due() == [1]
