@@ -109,6 +109,20 @@ def _serve(  # noqa: PLR0913, PLR0917 - an argument for each option
             help="Fetch from this host only, .example.com for all below it; repeat for more.",
         ),
     ] = None,
+    fetch_allow_network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CIDR",
+            help="Fetch from these addresses although they are not public, such as 10.1.0.0/16; "
+            "repeat for more.",
+        ),
+    ] = None,
+    fetch_port: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, max=65535, metavar="PORT", help="Fetch from this port beside 80 and 443."
+        ),
+    ] = None,
     drain_delay_s: Annotated[
         float,
         typer.Option(
@@ -152,6 +166,8 @@ def _serve(  # noqa: PLR0913, PLR0917 - an argument for each option
         max_items=max_items,
         fetch=fetch,
         fetch_allow_host=tuple(fetch_allow_host or ()),
+        fetch_allow_network=tuple(fetch_allow_network or ()),
+        fetch_port=tuple(fetch_port or ()),
         drain_delay_s=drain_delay_s,
         drain_s=drain_s,
         access_log=access_log,

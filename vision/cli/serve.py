@@ -10,13 +10,16 @@ import logging
 import os
 import re
 import sys
+import warnings
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
+    from vision.addresses import AddressRules
     from vision.app import Settings
 
 _MIB = 2**20
@@ -40,6 +43,8 @@ class Options:
     max_items: int
     fetch: bool
     fetch_allow_host: tuple[str, ...]
+    fetch_allow_network: tuple[str, ...]
+    fetch_port: tuple[int, ...]
     drain_delay_s: float
     drain_s: float
     access_log: bool
@@ -61,6 +66,8 @@ def run(options: Options) -> int:
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel("WARNING")  # It would log the URLs that clients send.
     logging.getLogger("python_multipart").setLevel("ERROR")  # A line for each form that is broken.
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # In the words of the files that come.
 
     def ready(address: app.Address) -> None:
         logging.getLogger("sluice.vision").info(
@@ -87,7 +94,6 @@ def run(options: Options) -> int:
 
 def settings_of(options: Options) -> Settings:
     """Return what the service is built from; raises `typer.BadParameter` for wrong usage."""
-    from vision.addresses import AddressRules
     from vision.api.predict import Limits
     from vision.app import Settings
     from vision.fetch import FetchSettings
@@ -97,8 +103,6 @@ def settings_of(options: Options) -> Settings:
         raise typer.BadParameter("--load goes with --control explicit")
     if options.device is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options.device):
         raise typer.BadParameter("--device is auto, cpu, cuda or cuda:N")
-    if options.fetch_allow_host and not options.fetch:
-        raise typer.BadParameter("--fetch-allow-host goes with --fetch")
     budget = options.memory_budget_mb
     return Settings(
         folder=folder_of(options.repository),
@@ -110,7 +114,7 @@ def settings_of(options: Options) -> Settings:
         ),
         fetch=FetchSettings(
             enabled=options.fetch,
-            rules=AddressRules(hosts=options.fetch_allow_host),
+            rules=rules_of(options),
             max_bytes=options.max_image_mb * _MIB,
         ),
         limits=Limits(options.max_body_mb * _MIB, options.max_items, options.max_image_mb * _MIB),
@@ -122,6 +126,20 @@ def settings_of(options: Options) -> Settings:
         drain_s=options.drain_s,
         access_log=options.access_log,
     )
+
+
+def rules_of(options: Options) -> AddressRules:
+    """Return which URLs are fetched; raises `typer.BadParameter`."""
+    from vision.addresses import AddressRules
+
+    hosts, ports = options.fetch_allow_host, options.fetch_port
+    if not options.fetch and (hosts or ports or options.fetch_allow_network):
+        raise typer.BadParameter("--fetch-allow-host, -network and --fetch-port go with --fetch")
+    try:
+        networks = tuple(ip_network(text) for text in options.fetch_allow_network)
+    except ValueError as error:
+        raise typer.BadParameter(f"--fetch-allow-network: {error}") from None
+    return AddressRules(hosts, networks, frozenset({80, 443, *ports}))
 
 
 def folder_of(given: Path | None) -> Path:

@@ -32,6 +32,8 @@ PLAIN = Options(
     max_items=64,
     fetch=True,
     fetch_allow_host=(),
+    fetch_allow_network=(),
+    fetch_port=(),
     drain_delay_s=0.0,
     drain_s=30.0,
     access_log=False,
@@ -53,6 +55,8 @@ def test_what_is_typed_reaches_the_settings() -> None:
             max_body_mb=1,
             max_image_mb=3,
             fetch_allow_host=(".example.com",),
+            fetch_allow_network=("10.1.0.0/16", "fd00::/8"),
+            fetch_port=(9000,),
             device="cuda:1",
         )
     )
@@ -63,6 +67,8 @@ def test_what_is_typed_reaches_the_settings() -> None:
     assert settings.limits == Limits(2**20, 64, 3 * 2**20)
     assert settings.fetch.max_bytes == 3 * 2**20
     assert settings.fetch.rules.hosts == (".example.com",)
+    assert [str(one) for one in settings.fetch.rules.networks] == ["10.1.0.0/16", "fd00::/8"]
+    assert settings.fetch.rules.ports == {80, 443, 9000}
     assert settings.device == "cuda:1"
     assert not settings_of(given(fetch=False)).fetch.enabled
 
@@ -73,6 +79,9 @@ def test_what_is_typed_reaches_the_settings() -> None:
         {"load": ("digits",)},
         {"device": "gpu"},
         {"fetch": False, "fetch_allow_host": ("a",)},
+        {"fetch": False, "fetch_port": (9000,)},
+        {"fetch_allow_network": ("10.1.0.1/16",)},
+        {"fetch_allow_network": ("inside",)},
         {"grpc_port": "x"},
         {"grpc_port": "65536"},
         {"grpc_port": "-1"},
