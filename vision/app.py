@@ -100,7 +100,7 @@ async def run(settings: Settings, ready: Ready) -> None:
         )
         telemetry = Telemetry(lambda: standings(repository))
         repository = _repository(settings, telemetry)
-        service = Service(repository, decoder, telemetry, settings.limits.items)
+        service = Service(repository, decoder, telemetry)
         try:
             await repository.start()
             view = View(repository, life, importlib.metadata.version("sluice"))

@@ -71,14 +71,17 @@ def image_source(data: bytes, param: str) -> Source:
     return Source(param, image=data)
 
 
-def read_inputs(inputs: object) -> tuple[list[Source], bool]:
+def read_inputs(inputs: object, max_items: int) -> tuple[list[Source], bool]:
     """Read the JSON value of `inputs`: an item or a list of items; True if it was a list.
 
-    Raises `BadInput` only for what is neither.
+    Raises `BadInput` only for what is neither, and `TooLarge` before the first of too many items is
+    looked at: a body of 32 MiB has room for 16 million of them, a refusal each.
     """
     if isinstance(inputs, dict):
         return [_source(inputs, "inputs")], False
     if isinstance(inputs, list) and inputs:
+        if len(inputs) > max_items:
+            raise TooLarge(f"A request may have {max_items} items.", param="inputs")
         return [_source(item, f"inputs[{index}]") for index, item in enumerate(inputs)], True
     raise BadInput(
         "inputs: has to be an object, or a list of objects that is not empty.", param="inputs"

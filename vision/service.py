@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vision.decoding import Decoded, Decoder, Source
-from vision.errors import (
-    DeadlineExceeded,
-    ModelNotFound,
-    ModelNotReady,
-    TooLarge,
-    VisionError,
-)
+from vision.errors import DeadlineExceeded, VisionError
 from vision.model import Model
 from vision.telemetry import Series, Telemetry
 from vision.tensors import Array
@@ -37,8 +31,10 @@ BROKEN = "internal_error"
 class Models(Protocol):
     """What the service needs of the repository."""
 
-    def lease(self, name: str, version: int | None = None) -> AbstractAsyncContextManager[Model]:
-        """Keep a version loaded as long as the context lasts."""
+    def lease(
+        self, name: str, version: int | None = None, deadline: float | None = None
+    ) -> AbstractAsyncContextManager[Model]:
+        """Keep a version loaded as long as the context lasts; `deadline` bounds its loading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +70,17 @@ class Inferred:
 class Service:
     """Everything between the APIs and the models; lives on one event loop."""
 
-    def __init__(
-        self, models: Models, decoder: Decoder, telemetry: Telemetry, max_items: int
-    ) -> None:
-        """`max_items` caps the items of a request."""
+    def __init__(self, models: Models, decoder: Decoder, telemetry: Telemetry) -> None:
         self._models = models
         self._decoder = decoder
         self._telemetry = telemetry
-        self._max_items = max_items
         self._threads = ThreadPoolExecutor(1, "postprocess")
 
     async def predict(self, query: Query) -> Answer:
-        """Answer every item.
-
-        Raises `VisionError` where none could be looked at: unknown model, too many items.
-        """
-        sources = query.sources
-        if len(sources) > self._max_items:
-            raise TooLarge(f"A request may have {self._max_items} items.", param="inputs")
+        """Answer every item. Raises `VisionError` where none could be looked at: unknown model."""
+        series: Series | None = None
         try:
-            async with self._models.lease(query.model, query.version) as model:
+            async with self._models.lease(query.model, query.version, query.deadline) as model:
                 series = self._telemetry.series(model.name, model.version)
                 try:
                     results = await self._items(model, series, query)
@@ -102,8 +89,9 @@ class Service:
                     raise
                 series.finished(_outcome(results))
                 return Answer(model.name, model.version, results)
-        except (ModelNotFound, ModelNotReady) as error:
-            self._telemetry.refused(error.code)
+        except VisionError as error:
+            if series is None:
+                self._telemetry.refused(error.code)
             raise
 
     async def infer(
@@ -114,8 +102,9 @@ class Service:
         deadline: float | None,
     ) -> Inferred:
         """Run a model on tensors as they are, without pre- and postprocessing."""
+        series: Series | None = None
         try:
-            async with self._models.lease(name, version) as model:
+            async with self._models.lease(name, version, deadline) as model:
                 series = self._telemetry.series(model.name, model.version)
                 try:
                     arrays = read_tensors(tensors, model.inputs, model.loaded.max_batch)
@@ -125,8 +114,9 @@ class Service:
                     raise
                 series.finished(OK)
                 return Inferred(model.name, model.version, outputs)
-        except (ModelNotFound, ModelNotReady) as error:
-            self._telemetry.refused(error.code)
+        except VisionError as error:
+            if series is None:
+                self._telemetry.refused(error.code)
             raise
 
     def close(self) -> None:
@@ -149,19 +139,19 @@ class Service:
             series.decode.observe(decoded.decode_s)
             series.preprocess.observe(decoded.preprocess_s)
             outputs = await model.lane.infer(decoded.arrays, query.deadline)
+            began = time.monotonic()
+            row = {name: array[0] for name, array in outputs.items()}
+            read = model.postprocessor.read
+            if model.postprocessor.heavy:
+                predictions = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, read, row, decoded.geometry, query.top_k
+                )
+            else:
+                predictions = read(row, decoded.geometry, query.top_k)
         except VisionError as error:
             # Its traceback's frames hold the image, and some of them the error: a cycle that would
             # keep both until the next collection.
             return error.with_traceback(None)
-        began = time.monotonic()
-        row = {name: array[0] for name, array in outputs.items()}
-        read = model.postprocessor.read
-        if model.postprocessor.heavy:
-            predictions = await asyncio.get_running_loop().run_in_executor(
-                self._threads, read, row, decoded.geometry, query.top_k
-            )
-        else:
-            predictions = read(row, decoded.geometry, query.top_k)
         series.postprocess.observe(time.monotonic() - began)
         return predictions
 

@@ -17,7 +17,7 @@ from vision.api.predict import Limits
 from vision.api.view import Life, View
 from vision.config import Preprocessing, Raw
 from vision.decoding import Decoder
-from vision.errors import ModelNotFound, ModelNotReady
+from vision.errors import DeadlineExceeded, ModelNotFound, ModelNotReady
 from vision.fetch import Fetcher, FetchSettings
 from vision.images import ImageLimits
 from vision.postprocess import compile_postprocessing
@@ -109,6 +109,7 @@ class FakeModels:
         ]
         self.up = True
         self.leases = 0
+        self.deadlines: list[float | None] = []
         self.calls: list[tuple[str, str]] = []
         self.error: Exception | None = None
 
@@ -116,7 +117,12 @@ class FakeModels:
         self.entries.append(Entry(name, 1, State.UNAVAILABLE, rest))
 
     @asynccontextmanager
-    async def lease(self, name: str, version: int | None = None) -> AsyncIterator[FakeModel]:
+    async def lease(
+        self, name: str, version: int | None = None, deadline: float | None = None
+    ) -> AsyncIterator[FakeModel]:
+        self.deadlines.append(deadline)
+        if name == "waking":
+            raise DeadlineExceeded("not awake in time")
         if name == "asleep":
             raise ModelNotReady("asleep", retry_after_s=1)
         found = [m for (n, v), m in self.models.items() if n == name and version in (None, v)]
@@ -257,7 +263,7 @@ async def stage(
     fetcher = Fetcher(FetchSettings(enabled=False))
     decoder = Decoder(ImageLimits(), fetcher, 1)
     limits = limits or Limits()
-    service = Service(found, decoder, telemetry, limits.items)
+    service = Service(found, decoder, telemetry)
     life = Life(monotonic) if monotonic else Life()
     view = View(found, life, "1.2.3")
     departures = Departures(tick_s)

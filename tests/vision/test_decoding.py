@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def step(config: Preprocessing = RESIZED, spec: TensorSpec = GREY) -> Preprocess
 
 
 async def rows(decoder: Decoder, inputs: object, param: str = "inputs") -> Any:
-    sources, _ = read_inputs(inputs)
+    sources, _ = read_inputs(inputs, 64)
     return (await decoder.rows(sources[0], [GREY], step())).arrays["pixels"]
 
 
@@ -74,8 +74,8 @@ async def refusal(decoder: Decoder, inputs: object) -> BadInput | TooLarge:
 
 
 def test_one_item_and_a_list_of_items_are_told_apart() -> None:
-    assert read_inputs({"image": "AAAA"}) == ([Source("inputs.image", image="AAAA")], False)
-    assert read_inputs([{"image": "AAAA"}, {"pixels": [1]}]) == (
+    assert read_inputs({"image": "AAAA"}, 64) == ([Source("inputs.image", image="AAAA")], False)
+    assert read_inputs([{"image": "AAAA"}, {"pixels": [1]}], 64) == (
         [Source("inputs[0].image", image="AAAA"), Source("inputs[1]", tensors={"pixels": [1]})],
         True,
     )
@@ -84,12 +84,25 @@ def test_one_item_and_a_list_of_items_are_told_apart() -> None:
 @pytest.mark.parametrize("inputs", [None, "AAAA", 1, [], True])
 def test_what_is_neither_is_refused_whole(inputs: object) -> None:
     with pytest.raises(BadInput) as caught:
-        read_inputs(inputs)
+        read_inputs(inputs, 64)
     assert (caught.value.code, caught.value.param) == ("invalid_request", "inputs")
 
 
+def test_too_many_items_are_refused_before_any_is_looked_at() -> None:
+    """Each would be an object with an error: 600 bytes for the two of the body."""
+
+    class Untouched(list[object]):
+        def __iter__(self) -> Iterator[object]:
+            raise AssertionError
+
+    assert len(read_inputs([0] * 3, 3)[0]) == 3
+    with pytest.raises(TooLarge) as caught:
+        read_inputs(Untouched([0] * 4), 3)
+    assert (caught.value.status, caught.value.param) == (413, "inputs")
+
+
 async def test_a_bad_item_fails_when_its_turn_comes_and_its_mates_do_not(decoder: Decoder) -> None:
-    sources, _ = read_inputs([{"image": TEXT}, "AAAA", {}, {"image": TEXT, "more": 1}, [1]])
+    sources, _ = read_inputs([{"image": TEXT}, "AAAA", {}, {"image": TEXT, "more": 1}, [1]], 64)
     assert (await decoder.rows(sources[0], [GREY], step())).arrays["pixels"].shape == (1, 1, 8, 8)
     for index, source in enumerate(sources[1:], 1):
         with pytest.raises(BadInput) as caught:
@@ -212,7 +225,7 @@ async def test_tensors_by_name_need_no_preprocessing(decoder: Decoder) -> None:
         values.tolist(),
         {"shape": [1, 8, 8], "datatype": "FP32", "data": list(range(64))},
     ):
-        sources, _ = read_inputs({"pixels": item})
+        sources, _ = read_inputs({"pixels": item}, 64)
         decoded = await decoder.rows(sources[0], [GREY], None)
         assert np.array_equal(decoded.arrays["pixels"], values[None])
         assert decoded.geometry is None
@@ -220,7 +233,7 @@ async def test_tensors_by_name_need_no_preprocessing(decoder: Decoder) -> None:
 
 async def test_a_tensor_may_be_called_image(decoder: Decoder) -> None:
     spec = TensorSpec("image", DataType.FP32, (2,))
-    sources, _ = read_inputs({"image": [1, 2]})
+    sources, _ = read_inputs({"image": [1, 2]}, 64)
     assert (await decoder.rows(sources[0], [spec], None)).arrays["image"].tolist() == [[1, 2]]
 
 

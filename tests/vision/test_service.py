@@ -3,29 +3,30 @@
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support.vision_api import FakeModel, Stage, stage
-from vision.api.predict import Limits
 from vision.decoding import Decoded, Source, read_inputs
 from vision.errors import (
     BadInput,
     DeadlineExceeded,
+    ExecutionFailed,
     ModelNotFound,
     ModelNotReady,
     QueueFull,
-    TooLarge,
     VisionError,
 )
 from vision.service import Answer, Query
 from vision.telemetry import UNKNOWN
+from vision.values import InferTensor
 
 ROW = {"pixels": [[[1, 2], [3, 4]]]}
 
 
 def query(inputs: Any, model: str = "m", **more: Any) -> Query:
     fields = {"version": None, "top_k": None, "deadline": None} | more
-    return Query(model, sources=read_inputs(inputs)[0], **fields)
+    return Query(model, sources=read_inputs(inputs, 64)[0], **fields)
 
 
 async def outcomes(on: Stage, inputs: Any) -> dict[str, int]:
@@ -101,10 +102,30 @@ async def test_stages_are_timed_where_an_item_got_to_them() -> None:
     assert counts == [1, 1, 1]
 
 
-async def test_too_many_items_are_refused_before_any_is_looked_at() -> None:
-    async with stage(limits=Limits(items=2)) as on:
-        with pytest.raises(TooLarge):
-            await on.service.predict(query([ROW] * 3, "made-up"))
+async def test_an_item_whose_outputs_cannot_be_told_fails_alone() -> None:
+    """As one with a zero in it, of a model that takes the logarithm."""
+    model = FakeModel("m", 1)
+    told = model.postprocessor.read
+    answers = iter([{"sums": np.zeros(2)}, {"sums": np.array([np.inf, 0])}, {"sums": np.zeros(2)}])
+    model.postprocessor.read = lambda _, *rest: told(next(answers), *rest)
+    async with stage(model) as on:
+        results = (await on.service.predict(query([ROW] * 3))).results
+        assert on.telemetry.series("m", 1).outcomes == {"ok": 1}
+    assert [isinstance(one, VisionError) for one in results] == [False, True, False]
+    assert isinstance(results[1], ExecutionFailed)
+
+
+async def test_the_clients_time_bounds_the_wait_for_an_evicted_model() -> None:
+    """Of a request that ends there is counted that it did."""
+    async with stage() as on:
+        await on.service.predict(query(ROW, deadline=7e9))
+        await on.service.infer(
+            "m", None, [InferTensor("pixels", "FP32", [1, 1, 2, 2], [0] * 4, "")], 8e9
+        )
+        assert on.models.deadlines == [7e9, 8e9]
+        with pytest.raises(DeadlineExceeded):
+            await on.service.predict(query(ROW, "waking", deadline=9e9))
+        assert on.telemetry.series(UNKNOWN, "").outcomes == {"deadline_exceeded": 1}
 
 
 class SlowFetches:

@@ -112,6 +112,8 @@ class _Reading:
                 raise TooLarge(f"A request may have {self._max_images} images.", param=FILE)
             self._cap = self._max_image_bytes
         else:
+            if self._field in self.form.fields:
+                raise BadInput("A field of the form is there twice.", param=self._field[:64])
             if len(self.form.fields) >= MAX_FIELDS:
                 raise TooLarge(f"A form may have {MAX_FIELDS} fields.")
             self._cap = MAX_FIELD_BYTES

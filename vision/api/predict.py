@@ -110,7 +110,7 @@ class Predict:
         kind = exchange.media_type(headers)
         if kind in _JSON_TYPES:
             body = await exchange.read_body(receive, headers, self._limits.body_bytes)
-            return _from_json(kind, body, deadline)
+            return _from_json(kind, body, deadline, self._limits.items)
         if kind == b"multipart/form-data":
             boundary = form.boundary_of(headers[b"content-type"])
             parts = exchange.body_parts(receive, headers, self._limits.body_bytes)
@@ -127,7 +127,9 @@ class Predict:
         )
 
 
-def _from_json(kind: bytes, body: bytes, deadline: float | None) -> tuple[Query, bool]:
+def _from_json(
+    kind: bytes, body: bytes, deadline: float | None, max_items: int
+) -> tuple[Query, bool]:
     if kind.endswith(b"urlencoded") and not body.lstrip()[:1] == b"{":
         raise UnsupportedMedia("A URL-encoded form is not read; send JSON.", param="content-type")
     read = parse.read_json(_DECODER, body)
@@ -136,7 +138,7 @@ def _from_json(kind: bytes, body: bytes, deadline: float | None) -> tuple[Query,
     top_k = None if read.parameters is None else read.parameters.top_k
     if top_k is not None and top_k < 1:
         raise BadInput("top_k has to be at least 1.", param="parameters.top_k")
-    sources, many = read_inputs(read.inputs)
+    sources, many = read_inputs(read.inputs, max_items)
     return _query(read.model, read.version, sources, top_k, deadline), many
 
 
@@ -156,7 +158,10 @@ def _from_image(query_string: bytes, body: bytes, deadline: float | None) -> tup
         pairs = parse_qsl(query_string.decode("latin-1"), max_num_fields=16, errors="strict")
     except ValueError:  # Too many, or not UTF-8.
         raise BadInput("The query string cannot be read.") from None
-    return _named(dict(pairs), [Source("body", image=body)], deadline), False
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise BadInput("A field of the query string is there twice.")
+    return _named(fields, [Source("body", image=body)], deadline), False
 
 
 def _named(fields: dict[str, str], sources: Sequence[Source], deadline: float | None) -> Query:

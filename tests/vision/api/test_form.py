@@ -80,6 +80,7 @@ async def test_caps() -> None:
         b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--\r\n",
         b"--x\r\n\r\na\r\n--x--\r\n",
         field("model", b"\xff") + b"\r\n--x--\r\n",
+        field("model", b"a") + b"\r\n" + field("model", b"b") + b"\r\n--x--\r\n",
         b"--y\r\n",
     ],
 )

@@ -117,6 +117,22 @@ async def test_a_version_is_a_number_or_its_text(version: object) -> None:
         assert (await on.post("/v1/predict", body)).json()["version"] == "3"
 
 
+async def test_a_name_that_stands_twice_is_refused() -> None:
+    """Or who reads the first one, such as a proxy, would take it for another model's request."""
+    async with stage(FakeModel("m", 1), FakeModel("n", 1)) as on:
+        image = {"content-type": "image/png"}
+        asked = [
+            await on.ask("POST", "/v1/predict", WHITE, image, "model=m&mod%65l=n"),
+            await on.ask(
+                "POST", "/predict", form(("model", b"m"), ("model", b"n"), ("image", WHITE)), FORM
+            ),
+        ]
+    assert [reply and (reply.status, reply.code) for reply in asked] == [
+        (400, "invalid_request"),
+        (400, "invalid_request"),
+    ]
+
+
 async def test_an_image_as_the_body_has_its_names_in_the_query() -> None:
     async with stage() as on:
         kind = {"content-type": "image/png"}
