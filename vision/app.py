@@ -20,6 +20,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -87,8 +88,18 @@ Ready = Callable[[Address], None]
 """Told once the models of the start are loaded."""
 
 
-async def run(settings: Settings, ready: Ready) -> None:
-    """Serve until SIGTERM or SIGINT.
+def end_by(number: int) -> None:
+    """End this process at once, as the signal would by itself.
+
+    There is no gentler way: the threads that load or run a model cannot be stopped, and Python
+    waits for them.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
+async def run(settings: Settings, ready: Ready, at_once: Callable[[int], None] = end_by) -> None:
+    """Serve until SIGTERM or SIGINT; `at_once` is called with a second one.
 
     Raises `OSError` if it cannot listen, `OperatorError` if the repository cannot be read.
     """
@@ -105,7 +116,7 @@ async def run(settings: Settings, ready: Ready) -> None:
             await repository.start()
             view = View(repository, life, importlib.metadata.version("sluice"))
             hosting = Hosting(settings, life, service, view, telemetry)
-            await hosting.run(listener, repository.up, ready)
+            await hosting.run(listener, repository.up, ready, at_once)
         finally:
             await repository.close()
             service.close()
@@ -135,14 +146,18 @@ class Hosting:
             self._grpc = make_server(Methods(service, view), settings.limits.body_bytes)
 
     async def run(
-        self, listener: socket.socket, up: Callable[[], Awaitable[None]], ready: Ready
+        self,
+        listener: socket.socket,
+        up: Callable[[], Awaitable[None]],
+        ready: Ready,
+        at_once: Callable[[int], None],
     ) -> None:
-        """Serve until a signal, then let what is under way end."""
+        """Serve until a signal, then let what is under way end; a second one goes to `at_once`."""
         host, port = listener.getsockname()[:2]
         grpc_port = await self._start_grpc()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._leave)
+            loop.add_signal_handler(number, self._leave, partial(at_once, number))
         async with asyncio.TaskGroup() as group:
             beside = [
                 group.create_task(self._departures.run()),
@@ -154,11 +169,10 @@ class Hosting:
             for task in beside:
                 task.cancel()
 
-    def _leave(self) -> None:
-        """Begin to go away; a second signal does not wait for what is under way."""
+    def _leave(self, at_once: Callable[[], None]) -> None:
+        """Begin to go away; a second signal does not wait for what is loaded or under way."""
         if self._life.draining:
-            self._http.force_exit = True
-            self._close()
+            at_once()
             return
         self._life.draining = True
         asyncio.get_running_loop().call_later(self._settings.drain_delay_s, self._close)

@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -25,11 +27,13 @@ def repository(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[tuple[Address, httpx.AsyncClient]]:
+async def serving(
+    settings: Settings, at_once: Callable[[int], None] = lambda number: None
+) -> AsyncIterator[tuple[Address, httpx.AsyncClient]]:
     """Run the service; the block's end is a SIGTERM."""
     ready: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:
-        ended = group.create_task(run(settings, ready.set_result))
+        ended = group.create_task(run(settings, ready.set_result, at_once))
         async with asyncio.timeout(30):
             address = await ready
             base = f"http://{address.host}:{address.port}"
@@ -62,6 +66,29 @@ async def test_while_it_leaves_it_serves_and_says_so(repository: Path) -> None:
             while (await client.get("/health")).status_code != 503:
                 pass
         assert (await client.get("/v1/models")).json()["data"]
+
+
+async def test_a_second_signal_ends_it_at_once(repository: Path) -> None:
+    settings = Settings(folder=repository, port=0, drain_delay_s=0.3)
+    heard: list[int] = []
+    async with serving(settings, heard.append) as (_, client):
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(10):
+            while (await client.get("/health")).status_code != 503:
+                pass
+        assert not heard
+    assert heard == [signal.SIGTERM]
+
+
+def test_it_ends_by_a_signal_though_a_thread_goes_on() -> None:
+    program = (
+        "import signal, threading, vision.app\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        "vision.app.end_by(signal.SIGTERM)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    assert ended.returncode == -signal.SIGTERM
 
 
 async def test_explicit_control_begins_with_what_is_named(repository: Path) -> None:
