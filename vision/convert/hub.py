@@ -30,6 +30,10 @@ def load(name: str) -> tuple[Module, ModelConfig, tuple[str, ...], tuple[str, ..
     """
     library("torch")
     transformers = library("transformers")
+    if name.startswith("~"):  # The shell expands it at the start of a word only.
+        name = str(Path(name).expanduser())
+    if name.startswith((".", "/")) and not Path(name).is_dir():
+        raise ConversionError(f"hf:{name}: there is no such folder")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     with told_in_a_line(f"hf:{name}"):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vision.config import Batching, Classification, ModelConfig
 from vision.configs import config_file, read_file
-from vision.convert import graph, output, planning, precision, samples
+from vision.convert import fit, graph, output, planning, precision, samples
 from vision.convert.draft import Draft
 from vision.convert.failures import ConversionError
 from vision.convert.judging import MODEL, PLAN, Made, judge, tensor
@@ -55,7 +55,7 @@ def convert(options: Options, steps: Steps) -> Converted:
             steps.begin("write")
             report.write(staged)
             config = _config(made, options)
-            notes = _existing(options, config)
+            notes = _notes(made, options, config)
             output.write_config(options.output, config, made.draft.labels, options.force)
             folder = output.place(staged, options.output, version, options.force)
     except OSError as error:
@@ -82,6 +82,7 @@ def _make(options: Options, staged: Path, scratch: Path, steps: Steps) -> Made:
     """Export, simplify, change the precision, build."""
     steps.begin("load and export")
     draft = resolve(options, scratch)
+    fit.check(draft)
     max_batch = min(options.max_batch, draft.max_batch or options.max_batch)
     calibration, held_out = _samples(options, draft)
     profiles = (
@@ -117,7 +118,7 @@ def _samples(options: Options, draft: Draft) -> tuple[Samples, Samples]:
     wanted = options.calibration_samples if options.precision is Precision.INT8 else 0
     if options.held_out is not None:
         calibration, _ = samples.split(found, wanted, share=1.0)
-        others = samples.read(options.held_out, draft.inputs, draft.config)
+        others = samples.read(options.held_out, draft.inputs, draft.config, "--held-out")
         return calibration, samples.split(others, 0)[1]
     calibration, held_out = samples.split(found, wanted)
     if not held_out:
@@ -146,6 +147,8 @@ def _config(made: Made, options: Options) -> ModelConfig:
             "postprocessing": post,
             "batching": Batching.model_validate(batching),
             "sha256": {},  # Those of the source's files.
+            # They lie beside the source's configuration.
+            "warmup": config.warmup.model_copy(update={"samples": ()}),
             "description": config.description
             if options.config is not None
             else f"{options.model} in {options.precision.upper()}",
@@ -153,11 +156,11 @@ def _config(made: Made, options: Options) -> ModelConfig:
     )
 
 
-def _existing(options: Options, config: ModelConfig) -> tuple[str, ...]:
-    """What to say of a config.yaml that is there and stays."""
+def _notes(made: Made, options: Options, config: ModelConfig) -> tuple[str, ...]:
+    """What to say of the new config.yaml, or of the one that is there and stays."""
     file = config_file(options.output, None)
     if file is None or options.force:
-        return ()
+        return fit.notes(made.draft, config)
     there = read_file(file)
     parts = ("inputs", "outputs", "preprocessing", "postprocessing")
     other = [one for one in parts if getattr(there, one) != getattr(config, one)]

@@ -62,27 +62,32 @@ class Samples:
         return Samples(self.origin, readers, labels, self.random)
 
 
-def read(where: str, inputs: Sequence[TensorSpec], config: ModelConfig) -> Samples:
-    """Find the samples. Raises `ConversionError` for a place without any, or that do not fit."""
+def read(
+    where: str, inputs: Sequence[TensorSpec], config: ModelConfig, option: str = "--calibration"
+) -> Samples:
+    """Find the samples. Raises `ConversionError` for a place without any, or that do not fit.
+
+    `option` is what named the place, for the errors.
+    """
     if where == RANDOM:
         return noise(inputs, config)
     path = Path(where)
     if path.is_dir():
         images = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES)
         if images:
-            return _images(path, images, inputs, config)
+            return _images(path, images, inputs, config, option)
         archives = sorted(path.rglob("*.npz"))
         if archives:
-            parts = [_archive(one, inputs, config) for one in archives]
+            parts = [_archive(one, inputs, config, option) for one in archives]
             labels = [label for part in parts for label in part.labels or ()]
             readers = tuple(reader for part in parts for reader in part.readers)
             complete = len(labels) == len(readers)
             return Samples(where, readers, tuple(labels) if complete else None)
         kinds = ", ".join(sorted(SUFFIXES))
-        raise ConversionError(f"--calibration {where}: no images in it ({kinds}), and no npz files")
+        raise ConversionError(f"{option} {where}: no images in it ({kinds}), and no npz files")
     if path.suffix == ".npz" and path.is_file():
-        return _archive(path, inputs, config)
-    raise ConversionError(f"--calibration {where}: neither a folder nor an npz file")
+        return _archive(path, inputs, config, option)
+    raise ConversionError(f"{option} {where}: neither a folder nor an npz file")
 
 
 def split(
@@ -128,9 +133,13 @@ def _given(row: Row) -> Callable[[], Row]:
 
 
 def _images(
-    folder: Path, files: Sequence[Path], inputs: Sequence[TensorSpec], config: ModelConfig
+    folder: Path,
+    files: Sequence[Path],
+    inputs: Sequence[TensorSpec],
+    config: ModelConfig,
+    option: str,
 ) -> Samples:
-    preprocessor = _preprocessor(inputs, config, f"--calibration {folder}")
+    preprocessor = _preprocessor(inputs, config, f"{option} {folder}")
     limits = ImageLimits()
 
     def reader(file: Path) -> Callable[[], Row]:
@@ -138,7 +147,7 @@ def _images(
             try:
                 array, _ = preprocessor.row(decode(file.read_bytes(), limits))
             except VisionError as error:
-                raise ConversionError(f"--calibration: {file}: {error.message}") from error
+                raise ConversionError(f"{option} {file}: {error.message}") from error
             return {preprocessor.input: array[None]}
 
         return read_image
@@ -146,9 +155,9 @@ def _images(
     return Samples(str(folder), tuple(reader(file) for file in files))
 
 
-def _archive(file: Path, inputs: Sequence[TensorSpec], config: ModelConfig) -> Samples:
+def _archive(file: Path, inputs: Sequence[TensorSpec], config: ModelConfig, option: str) -> Samples:
     """Samples of an npz file; no pickles in it."""
-    where = f"--calibration {file}"
+    where = f"{option} {file}"
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import vision
-from vision.config import Classification, ModelConfig
+from vision.config import Classification, Detection, ModelConfig
 from vision.configs import read_config, read_file
 from vision.convert import graph, hub
 from vision.convert.draft import Draft, Reference
@@ -28,6 +28,7 @@ from vision.convert.export import Module, count_outputs, export, from_example, r
 from vision.convert.failures import ConversionError, library, told_in_a_line
 from vision.convert.options import Options
 from vision.convert.running import open_onnx
+from vision.labels import read_labels
 from vision.tensors import TensorSpec
 
 SHIPPED = Path(vision.__file__).parent / "models"
@@ -49,7 +50,9 @@ def resolve(options: Options, folder: Path) -> Draft:
         module, config, labels, notes = hub.load(name.removeprefix(_HUB))
         return _exported(options, module, target, (own or config, labels, notes))
     if name.endswith(".onnx"):
-        return _from_file(name, Path(name), target, own)
+        given = options.config.parent if options.config is not None else None
+        classes = None if own is None or given is None else _labels(own, given)
+        return _from_file(name, Path(name), target, own, classes)
     if ":" in name:
         config = own or ModelConfig()
         module = _named(_from_code(options), config)
@@ -89,7 +92,8 @@ def _from_repository(options: Options, target: Path, own: ModelConfig | None) ->
         if versions:
             found = read_config(folder, versions[-1]) if own is None else own
             file = folder / str(versions[-1]) / MODEL
-            return _from_file(name, file, target, found, labels=_labels(found, folder))
+            base = folder if options.config is None else options.config.parent
+            return _from_file(name, file, target, found, labels=_labels(found, base))
     shipped = ", ".join(sorted(one.name for one in SHIPPED.iterdir() if one.is_dir()))
     raise ConversionError(
         f"no model is called {name}: not in {options.repository}/, nor among those that ship "
@@ -203,9 +207,6 @@ def _has(folder: Path) -> bool:
 def _labels(config: ModelConfig, folder: Path) -> tuple[str, ...] | None:
     """The lines of the labels file that a configuration names."""
     post = config.postprocessing
-    if not isinstance(post, Classification) and post.kind != "detection":
+    if not isinstance(post, (Classification, Detection)) or post.labels is None:
         return None
-    if post.labels is None:
-        return None
-    with told_in_a_line(f"{folder / post.labels}", keep=False):
-        return tuple((folder / post.labels).read_text(encoding="utf-8").splitlines())
+    return read_labels(folder / post.labels)

@@ -272,6 +272,55 @@ def test_config_that_is_given_comes_first(tmp_path: Path) -> None:
         run(str(tmp_path / "m.onnx"), tmp_path / "out", config=tmp_path / "mine.yaml")
 
 
+def test_labels_beside_a_given_config_come_along(tmp_path: Path) -> None:
+    write_digits(tmp_path / "m.onnx")
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    (place / "mine.yaml").write_text("postprocessing: {kind: classification, labels: names.txt}\n")
+    (place / "names.txt").write_text("".join(f"n{digit}\n" for digit in range(10)))
+    for model in (str(tmp_path / "m.onnx"), "digits"):
+        run(model, tmp_path / "out", config=place / "mine.yaml", force=True, version=1)
+        assert (tmp_path / "out" / "names.txt").read_text().startswith("n0\n")
+        (tmp_path / "out" / "names.txt").unlink()
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ("preprocessing: {resize: {size: [8, 8]}}", "it has 1 channels"),
+        ("preprocessing: {input: x}", "no input is called x; the model has "),
+        ("postprocessing: {kind: classification, labels: two.txt}", "10 classes, the labels are 2"),
+        ("postprocessing: {kind: classification, labels: none.txt}", "none.txt: cannot be read"),
+    ],
+)
+def test_config_that_the_service_would_refuse_is_refused_first(
+    config: str, why: str, tmp_path: Path
+) -> None:
+    write_digits(tmp_path / "m.onnx")
+    (tmp_path / "mine.yaml").write_text(config + "\n")
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    with pytest.raises(ConfigError, match=why):
+        run(str(tmp_path / "m.onnx"), tmp_path / "out", config=tmp_path / "mine.yaml")
+    assert not (tmp_path / "out").exists()
+
+
+def test_operator_is_told_what_the_new_config_lacks(tmp_path: Path) -> None:
+    write_digits(tmp_path / "m.onnx")
+    assert "no `preprocessing`" in " ".join(run(str(tmp_path / "m.onnx"), tmp_path / "a").notes)
+    assert run("digits", tmp_path / "b").notes == ()
+    (tmp_path / "mine.yaml").write_text(
+        "preprocessing: {color: gray, resize: {size: [8, 8]}}\nwarmup: {samples: [seven.png]}\n"
+    )
+    done = run(str(tmp_path / "m.onnx"), tmp_path / "c", config=tmp_path / "mine.yaml")
+    assert "`warmup.samples` were not copied" in done.notes[0]
+    assert read_config(tmp_path / "c", 1).warmup.samples == ()
+
+
+def test_what_is_held_out_is_blamed_by_its_own_option(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"^--held-out nowhere: neither a folder"):
+        run("digits", tmp_path / "d", calibration=HELD_OUT, held_out="nowhere")
+
+
 def test_plan_that_cannot_be_built_leaves_the_onnx_and_says_what_is_missing(tmp_path: Path) -> None:
     done = run("digits", tmp_path / "d", plan=PlanOptions())
     assert (done.folder / "model.onnx").exists()
