@@ -109,7 +109,7 @@ def _serve(  # noqa: PLR0913, PLR0917 - an argument for each option
             help="Fetch from this host only, .example.com for all below it; repeat for more.",
         ),
     ] = None,
-    fetch_allow_network: Annotated[
+    fetch_allow_cidr: Annotated[
         list[str] | None,
         typer.Option(
             metavar="CIDR",
@@ -166,7 +166,7 @@ def _serve(  # noqa: PLR0913, PLR0917 - an argument for each option
         max_items=max_items,
         fetch=fetch,
         fetch_allow_host=tuple(fetch_allow_host or ()),
-        fetch_allow_network=tuple(fetch_allow_network or ()),
+        fetch_allow_cidr=tuple(fetch_allow_cidr or ()),
         fetch_port=tuple(fetch_port or ()),
         drain_delay_s=drain_delay_s,
         drain_s=drain_s,

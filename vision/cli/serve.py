@@ -43,7 +43,7 @@ class Options:
     max_items: int
     fetch: bool
     fetch_allow_host: tuple[str, ...]
-    fetch_allow_network: tuple[str, ...]
+    fetch_allow_cidr: tuple[str, ...]
     fetch_port: tuple[int, ...]
     drain_delay_s: float
     drain_s: float
@@ -133,12 +133,12 @@ def rules_of(options: Options) -> AddressRules:
     from vision.addresses import AddressRules
 
     hosts, ports = options.fetch_allow_host, options.fetch_port
-    if not options.fetch and (hosts or ports or options.fetch_allow_network):
-        raise typer.BadParameter("--fetch-allow-host, -network and --fetch-port go with --fetch")
+    if not options.fetch and (hosts or ports or options.fetch_allow_cidr):
+        raise typer.BadParameter("--fetch-allow-host, -cidr and --fetch-port go with --fetch")
     try:
-        networks = tuple(ip_network(text) for text in options.fetch_allow_network)
+        networks = tuple(ip_network(text) for text in options.fetch_allow_cidr)
     except ValueError as error:
-        raise typer.BadParameter(f"--fetch-allow-network: {error}") from None
+        raise typer.BadParameter(f"--fetch-allow-cidr: {error}") from None
     return AddressRules(hosts, networks, frozenset({80, 443, *ports}))
 
 
