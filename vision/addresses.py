@@ -24,6 +24,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 NOWHERE: Final = "The URL's host has no address that this service fetches from."
+_NO_URL: Final = "The URL redirects to something that is not a URL."
 _MAX_URL: Final = 8192  # Presigned URLs of object stores have about 2,000 characters.
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -148,8 +149,12 @@ class AddressRules:
         """Judge a redirect like a URL of its own, and not from https to http; raises alike."""
         # urljoin drops tabs and line ends, and so reads another URL than was checked.
         if not _CLEAN.fullmatch(location):
-            raise _refused("The URL redirects to something that is not a URL.")
-        target = self.parse(urljoin(base.url, location))
+            raise _refused(_NO_URL)
+        try:
+            url = urljoin(base.url, location)
+        except ValueError:  # Brackets with no address in them.
+            raise _refused(_NO_URL) from None
+        target = self.parse(url)
         if base.scheme == "https" and target.scheme == "http":
             raise _refused("The URL redirects from https to http.")
         return target

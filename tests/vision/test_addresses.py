@@ -262,6 +262,8 @@ def test_a_redirect_is_read_against_its_base(location: str, url: str) -> None:
         "//evil.example\t/",
         "http://2130706433/",
         "http://\u0660.example/",
+        "http://[::1",
+        "//[x]/",
     ],
 )
 def test_a_redirect_elsewhere_is_refused_like_a_url(location: str) -> None:
