@@ -50,7 +50,7 @@ class Http:
             if path in PATHS:
                 await self._predict(scope, receive, send)
                 return
-            if path.endswith(SUFFIX) and path.startswith(PREFIX):
+            if path.startswith(PREFIX) and path.endswith(SUFFIX, len(PREFIX)):
                 await self._infer(scope, receive, send)
                 return
         await self._others(scope, receive, send)

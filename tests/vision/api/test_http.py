@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.vision_api import stage
+from tests.support.vision_api import FakeModel, stage
 from vision.api import describe_hot, predict
 from vision.api.http import Http
 from vision.errors import VisionError
@@ -64,6 +64,13 @@ async def test_unknown_routes_and_methods() -> None:
     assert len(lost.body) < 500
     assert wrong is not None
     assert (wrong.status, wrong.code, wrong.headers["allow"]) == (405, "method_not_allowed", "GET")
+
+
+async def test_a_model_may_be_called_like_a_route() -> None:
+    async with stage(FakeModel("infer", 1)) as on:
+        assert (await on.get("/v2/models/infer")).json()["name"] == "infer"
+        assert (await on.get("/v2/models/infer/ready")).status == 200
+        assert (await on.get("/v2/models/infer/infer")).status == 405
 
 
 async def test_a_defect_of_another_route_is_a_500_in_shape(
