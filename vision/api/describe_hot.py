@@ -91,6 +91,11 @@ _PREDICT_BODY: Final[Schema] = {
                 {"type": "null"},
             ]
         },
+        "user": {
+            "description": "Who asks; a gateway in front may send users to the same endpoint or "
+            "arm. The service does not look at it.",
+            "anyOf": [{"type": "string"}, {"type": "null"}],
+        },
     },
     "required": ["model", "inputs"],
     "additionalProperties": False,

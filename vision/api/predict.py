@@ -39,12 +39,16 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True):
-    """A JSON body; `vision.decoding.read_inputs` reads the inputs."""
+    """A JSON body; `vision.decoding.read_inputs` reads the inputs.
+
+    `user` is for the gateway, whose balancers and splits read it; here nobody looks at it.
+    """
 
     model: str | None = None
     inputs: Any = msgspec.UNSET
     version: str | int | None = None
     parameters: Parameters | None = None
+    user: str | None = None
 
 
 _DECODER = msgspec.json.Decoder(Body)

@@ -29,7 +29,7 @@ from vision.runtime import cuda
 from vision.runtime.buckets import Range, bucket_for, profile_for
 from vision.tensors import Array, Arrays, DataType, TensorSpec
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("sluice.vision.runtime")
 
 Key = tuple[tuple[int, ...], ...]
 """The shape of each input, the batch axis first."""

@@ -26,7 +26,7 @@ from vision.runtime.base import Instance, Loaded
 from vision.runtime.loading import Axis, agreed, batch_limit, ordinal, reason, split_batch
 from vision.tensors import Array, Arrays, DataType, TensorSpec
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("sluice.vision.runtime")
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"

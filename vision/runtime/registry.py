@@ -22,7 +22,7 @@ from vision.runtime.onnx import OnnxRuntime
 from vision.runtime.tensorrt import TensorRtRuntime
 from vision.runtime.torch import TorchRuntime
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("sluice.vision.runtime")
 
 _ALL: tuple[Runtime, ...] = (TensorRtRuntime(), OnnxRuntime(), TorchRuntime())
 RUNTIMES: Mapping[str, Runtime] = MappingProxyType({one.name: one for one in _ALL})

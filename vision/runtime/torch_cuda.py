@@ -19,7 +19,7 @@ from vision.config import ModelConfig
 from vision.runtime.buckets import bucket_for, buckets_of
 from vision.tensors import Array, Arrays, DataType, TensorSpec
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("sluice.vision.runtime")
 
 
 class Program(Protocol):

@@ -108,6 +108,14 @@ async def test_top_k_reaches_the_reader() -> None:
     assert model.postprocessor.asked == [3, 2, None]
 
 
+async def test_a_user_may_be_named_and_nobody_looks() -> None:
+    async with stage(FakeModel("m", 1)) as on:
+        body = {"model": "m", "inputs": ROW, "user": "bob"}
+        assert (await on.post("/v1/predict", body)).status == 200
+        body["user"] = 7
+        assert (await on.post("/v1/predict", body)).code == "invalid_request"
+
+
 @pytest.mark.parametrize("version", ["2", 2])
 async def test_a_version_is_a_number_or_its_text(version: object) -> None:
     async with stage(FakeModel("m", 2), FakeModel("m", 3)) as on:
