@@ -56,6 +56,7 @@ class Folder:
         self._configs: dict[Path, tuple[FileStamp, ModelConfig | str]] = {}
         self._before = self._configs  # Those of the last look.
         self._strange: set[str] = set()
+        self._empty: set[str] | None = None  # Models without versions at the last look, if any.
 
     def look(self) -> dict[str, Listed]:
         """Return the models by name. Costs about 0.2 ms for each.
@@ -73,15 +74,22 @@ class Folder:
             if path.name.startswith(".") or not path.is_dir():
                 continue
             if _NAME.fullmatch(path.name) is None:
-                self._warn_of(path.name)
+                self._warn_of(path.name, f"is not a model's name: {_NAME.pattern}")
                 continue
             found[path.name] = self._model(path)
+        self._warn_of_empty({name for name, one in found.items() if not one.versions})
         return found
 
-    def _warn_of(self, name: str) -> None:
+    def _warn_of_empty(self, empty: set[str]) -> None:
+        """Say which models have no versions, once, and not while they are being copied."""
+        before, self._empty = self._empty, empty
+        for name in sorted(empty if before is None else empty & before):
+            self._warn_of(name, "has no version folder (1, 2, …)")
+
+    def _warn_of(self, name: str, why: str) -> None:
         if name not in self._strange:
             self._strange.add(name)
-            _LOG.warning("%r in %s is not a model's name: %s", name, self.path, _NAME.pattern)
+            _LOG.warning("%r in %s %s", name, self.path, why)
 
     def _model(self, folder: Path) -> Listed:
         own = self._config(config_file(folder, None))

@@ -47,6 +47,25 @@ def test_models_and_versions_are_found_by_their_names(tmp_path: Path, caplog) ->
     assert warned == ["-x", "white space", "é"]  # Once each.
 
 
+def test_a_model_without_versions_is_warned_of_once_and_not_while_it_is_copied(
+    tmp_path: Path, caplog
+) -> None:
+    (tmp_path / "early").mkdir()
+    folder = Folder(tmp_path)
+    folder.look()
+    assert [record.args[0] for record in caplog.records] == ["early"]
+    (tmp_path / "copied").mkdir()
+    (tmp_path / "late").mkdir()
+    folder.look()
+    assert len(caplog.records) == 1
+    put(tmp_path, "copied", 1)
+    folder.look()
+    folder.look()
+    assert [record.args[0] for record in caplog.records] == ["early", "late"]
+    assert "'late' in " in caplog.text
+    assert "has no version folder (1, 2, …)" in caplog.text
+
+
 def test_a_folder_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="nothing: No such file or directory"):
         look(tmp_path / "nothing")
