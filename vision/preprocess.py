@@ -30,7 +30,7 @@ _FILTERS: Final = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# `shortest` would make 256 x 12,800,000,000 pixels of 1 x 50,000,000. With 16 million, images of
+# `shortest` would make 256 x 16,777,000 pixels of 1 x 65,535. With 16 million, images of
 # 244 : 1 still become 256 pixels high.
 _MAX_RESIZED_PIXELS: Final = 16_000_000
 _FLOATS: Final = (DataType.FP16, DataType.FP32, DataType.FP64)
