@@ -25,8 +25,6 @@ MAX_FILE_BYTES = 256 * 1024
 MAX_NODES = 20_000
 """Values with each alias counted as often as it is used: a small file cannot grow large."""
 
-Loc = tuple[str | int, ...]
-
 
 def config_file(folder: Path, version: int | None) -> Path | None:
     """Return the file that holds for a version of the model in `folder`; None if there is none.

@@ -66,11 +66,6 @@ class Decoded:
     preprocess_s: float = 0.0
 
 
-def image_source(data: bytes, param: str) -> Source:
-    """Return a source of a file's bytes, as forms and bodies bring them."""
-    return Source(param, image=data)
-
-
 def read_inputs(inputs: object, max_items: int) -> tuple[list[Source], bool]:
     """Read the JSON value of `inputs`: an item or a list of items; True if it was a list.
 

@@ -1,4 +1,4 @@
-"""How many, how long, how full: the numbers behind the vision service's `/metrics`.
+"""How many, how long, how full is it: where do the numbers of `/metrics` come from?
 
 prometheus-client's own metric objects take a lock and about 1 µs an observation, and a prediction
 makes eight. So requests write into plain integers and lists here (one event loop, no locks), and

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.pictures import claimed_png, encoded, noise
 from vision import decoding
 from vision.config import Preprocessing
-from vision.decoding import Decoder, Source, image_source, read_base64, read_inputs
+from vision.decoding import Decoder, Source, read_base64, read_inputs
 from vision.errors import BadInput, TooLarge
 from vision.fetch import Fetcher
 from vision.images import ImageLimits, finish
@@ -142,7 +142,7 @@ async def test_a_refusal_of_the_fetcher_names_the_item(decoder: Decoder, web: We
     ],
 )
 async def test_base64_and_data_urls_are_images(text: str, decoder: Decoder, web: Web) -> None:
-    expected = (await decoder.rows(image_source(PICTURE, "body"), [GREY], step())).arrays["pixels"]
+    expected = (await decoder.rows(Source("body", image=PICTURE), [GREY], step())).arrays["pixels"]
     assert np.array_equal(await rows(decoder, {"image": text}), expected)
     assert web.asked == []
 
@@ -199,7 +199,7 @@ async def test_text_over_the_cap_is_not_decoded(
 
 async def test_bytes_over_the_cap_are_too_large(decoder: Decoder) -> None:
     with pytest.raises(TooLarge):
-        await decoder.rows(image_source(b"x" * 200_001, "body"), [GREY], step())
+        await decoder.rows(Source("body", image=b"x" * 200_001), [GREY], step())
 
 
 # What the model takes
@@ -207,7 +207,7 @@ async def test_bytes_over_the_cap_are_too_large(decoder: Decoder) -> None:
 
 async def test_an_image_needs_a_model_with_preprocessing(decoder: Decoder) -> None:
     with pytest.raises(BadInput) as caught:
-        await decoder.rows(image_source(PICTURE, "body"), [GREY], None)
+        await decoder.rows(Source("body", image=PICTURE), [GREY], None)
     assert (caught.value.code, caught.value.param) == ("unsupported_input", "body")
     assert "pixels" in caught.value.message
 
@@ -244,7 +244,7 @@ async def test_a_bad_tensor_names_its_path(decoder: Decoder) -> None:
 
 async def test_rows_come_first_and_the_geometry_is_the_image_s(decoder: Decoder) -> None:
     data = encoded(noise(20, 10))
-    decoded = await decoder.rows(image_source(data, "image[0]"), [GREY], step())
+    decoded = await decoder.rows(Source("image[0]", image=data), [GREY], step())
     assert decoded.arrays["pixels"].shape == (1, 1, 8, 8)
     assert decoded.geometry is not None
     assert (decoded.geometry.width, decoded.geometry.height) == (20, 10)
@@ -255,7 +255,7 @@ async def test_each_stage_s_time_is_told(web: Web) -> None:
     decoder = Decoder(LIMITS, web, 1, monotonic=lambda: float(next(ticks)))
     decoded = await decoder.rows(Source("i", url="http://a.example/"), [GREY], step())
     assert (decoded.fetch_s, decoded.decode_s, decoded.preprocess_s) == (1, 2, 1)
-    large = await decoder.rows(image_source(encoded(noise(100, 100)), "i"), [GREY], step())
+    large = await decoder.rows(Source("i", image=encoded(noise(100, 100))), [GREY], step())
     assert (large.decode_s, large.preprocess_s) == (2, 1)
     decoder.close()
 
@@ -287,7 +287,7 @@ async def test_only_what_is_small_in_bytes_and_pixels_is_decoded_on_the_loop(
         return finish(image)
 
     monkeypatch.setattr(decoding, "finish", noted)
-    await decoder.rows(image_source(data, "body"), [GREY], step(config))
+    await decoder.rows(Source("body", image=data), [GREY], step(config))
     assert (where[0] == threading.get_ident()) == inline
 
 
@@ -300,14 +300,14 @@ async def test_a_small_image_for_a_large_input_goes_to_a_thread(
     )
     spec = TensorSpec("pixels", DataType.FP32, (3, 224, 224))
     config = Preprocessing.model_validate({"resize": {"size": (224, 224)}})
-    await decoder.rows(image_source(PICTURE, "body"), [spec], step(config, spec))
+    await decoder.rows(Source("body", image=PICTURE), [spec], step(config, spec))
     assert where[0] != threading.get_ident()
 
 
 @pytest.mark.parametrize("size", [(5000, 5000), (2**31 - 1, 2**31 - 1)])
 async def test_a_bomb_is_refused_on_its_header(size: tuple[int, int], decoder: Decoder) -> None:
     with pytest.raises(BadInput) as caught:
-        await decoder.rows(image_source(claimed_png(*size), "image[1]"), [GREY], step())
+        await decoder.rows(Source("image[1]", image=claimed_png(*size)), [GREY], step())
     assert (caught.value.code, caught.value.param) == ("image_too_large", "image[1]")
 
 
