@@ -24,6 +24,8 @@ MAX_FIELD_BYTES = 1024
 
 FILE = "image"
 """The field whose parts are images."""
+TEXTS = frozenset({"model", "version", "top_k"})
+"""The other fields of a prediction. Some clients say a file name of these, too."""
 
 
 @dataclass(slots=True)
@@ -103,10 +105,13 @@ class _Reading:
         self._name = self._value = b""
 
     def _headers_end(self) -> None:
-        name = parse_options_header(self._disposition)[1].get(b"name", b"")
+        options = parse_options_header(self._disposition)[1]
+        name = options.get(b"name", b"")
         self._field = name.decode("utf-8", "replace")
         if not name:
             raise BadInput("A part of the form has no name.")
+        if b"filename" in options and self._field not in {FILE, *TEXTS}:
+            raise BadInput(f"Files go in the field `{FILE}`.", param=self._field[:64])
         if self._field == FILE:
             if len(self.form.images) >= self._max_images:
                 raise TooLarge(f"A request may have {self._max_images} images.", param=FILE)

@@ -170,7 +170,7 @@ def _from_image(query_string: bytes, body: bytes, deadline: float | None) -> tup
 
 def _named(fields: dict[str, str], sources: Sequence[Source], deadline: float | None) -> Query:
     """Return the query whose names and numbers came as text."""
-    unknown = fields.keys() - {"model", "version", "top_k"}
+    unknown = fields.keys() - form.TEXTS
     if unknown:
         name = min(unknown)[:64]
         raise BadInput(f"`{name}` is no field of a prediction.", param=name)

@@ -56,6 +56,15 @@ async def test_broken_forms_are_refusals(junk: bytes, start: int, end: int) -> N
         await read(BODY[:start] + junk + BODY[end:])
 
 
+async def test_a_file_in_another_field_is_told_where_it_goes() -> None:
+    named = '; filename="a.png"'
+    with pytest.raises(BadInput, match="Files go in the field `image`") as caught:
+        await read(field("file", b"\x89PNG" * 100, named) + b"\r\n--x--\r\n")
+    assert caught.value.param == "file"
+    told = await read(field("model", b"m", named) + b"\r\n--x--\r\n")
+    assert told.fields == {"model": "m"}
+
+
 async def test_a_form_that_breaks_off() -> None:
     for end in range(len(BODY) - len(b"--\r\n")):
         with pytest.raises(BadInput):
