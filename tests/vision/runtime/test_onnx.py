@@ -46,6 +46,24 @@ def test_a_batch_gives_the_rows_that_each_image_gives_alone(tmp_path: Path) -> N
     loaded.close()
 
 
+def test_what_fails_in_a_run_is_raised_and_not_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By an index of a client that the model's table has not."""
+    file = write(
+        tmp_path / "model.onnx",
+        [helper.make_node("Gather", ["table", "x"], ["y"])],
+        {"x": ["batch"]},
+        {"y": ["batch"]},
+        initializers=[helper.make_tensor("table", TensorProto.INT64, (4,), [0] * 4)],
+        dtype=TensorProto.INT64,
+    )
+    instance = OnnxRuntime().load(file, _config()).instance()
+    with pytest.raises(Exception, match="out of data bounds"):
+        instance.run({"x": np.array([9])})
+    assert capfd.readouterr() == ("", "")
+
+
 def test_outputs_outlive_the_next_run(tmp_path: Path) -> None:
     instance = OnnxRuntime().load(write_digits(tmp_path / "model.onnx"), _config()).instance()
     first = instance.run(MappingProxyType({"image": np.ones((1, 1, 8, 8), np.float32)}))["logits"]
