@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from prometheus_client.core import CounterMetricFamily
@@ -37,6 +38,13 @@ def ready(line: str) -> str | None:
     return found[1] if found else None
 
 
+def service_behind(gateway: str) -> str:
+    """The address of the vision service that the gateway knows."""
+    listed = httpx.get(f"{gateway}/health", trust_env=False).json()["endpoints"]["list"]
+    (address,) = (one["id"] for one in listed if one["cluster"] == "vision")
+    return f"http://{address}"
+
+
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[str]:
     """What `sluice up` starts, on a free port."""
@@ -48,7 +56,7 @@ def gateway() -> Iterator[str]:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples are curl's")
 def test_the_examples_see_a_seven(gateway: str, tmp_path: Path) -> None:
     """All forms of bodies in turn, in one folder, where the first example leaves its image."""
-    blocks = [block.text for block in VISION.blocks("bash")]
+    *blocks, direct = [block.text for block in VISION.blocks("bash")]
     assert len(blocks) == 5
     answers: list[dict[str, Any]] = []
     for block in blocks:
@@ -72,6 +80,14 @@ def test_the_examples_see_a_seven(gateway: str, tmp_path: Path) -> None:
         ["error"],
         ["predictions"],
     ]
+    assert "http://127.0.0.1:8001/v2/" in direct
+    asked = direct.replace("http://127.0.0.1:8001", service_behind(gateway))
+    done = subprocess.run(["bash", "-c", asked], env=ENV, capture_output=True, check=True)
+    assert json.loads(done.stdout)["outputs"][0]["shape"] == [1, 10]
+    (python,) = (block.text.replace(SHOWN, gateway) for block in VISION.blocks("python"))
+    argv = [sys.executable, "-c", python]
+    done = subprocess.run(argv, env=ENV, cwd=tmp_path, capture_output=True, check=True)
+    assert done.stdout == b"7\n"
     shown = json.loads(VISION.blocks("json")[0].text)
     assert list(single[0]) == list(shown)
     assert shown["predictions"][0]["class"] == "7"
