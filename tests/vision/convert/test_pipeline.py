@@ -272,6 +272,18 @@ def test_config_that_is_given_comes_first(tmp_path: Path) -> None:
         run(str(tmp_path / "m.onnx"), tmp_path / "out", config=tmp_path / "mine.yaml")
 
 
+@pytest.mark.parametrize("precision", list(Precision))
+def test_nothing_is_left_in_the_working_directory(
+    precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's tools like to write there (`sym_shape_infer_temp.onnx`, `*.data`)."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    run("digits", tmp_path / "out", precision=precision, calibration=HELD_OUT)
+    assert list(here.iterdir()) == []
+
+
 def test_labels_beside_a_given_config_come_along(tmp_path: Path) -> None:
     write_digits(tmp_path / "m.onnx")
     place = tmp_path / "elsewhere"
