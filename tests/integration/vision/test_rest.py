@@ -275,6 +275,8 @@ def test_on_sigterm_requests_end_and_health_says_so() -> None:
         assert client.get("/health").json()["status"] == "draining"
         assert client.post("/v1/predict", json=body).status_code == 200
         assert {answer.result().status_code for answer in answers} == {200}
+        # It ends by itself; a second signal, which leaving this block sends, would end it at once.
+        os.waitid(os.P_PID, found.served.pid, os.WEXITED | os.WNOWAIT)
 
 
 def test_a_port_that_is_taken_is_one_clear_line(running: Service) -> None:
