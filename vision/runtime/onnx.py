@@ -14,6 +14,7 @@ needs every batch at the same address.
 from __future__ import annotations
 
 import logging
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -156,6 +157,7 @@ def _providers(library: Any, file: Path, device: str) -> list[Any]:
     """What executes, in order; the CPU stays for operators that CUDA does not have."""
     if device == "cpu":
         return [_CPU]
+    _preload(library)
     if _CUDA in library.get_available_providers():
         return [(_CUDA, {"device_id": str(ordinal(device))}), _CPU]
     if device == "auto":
@@ -164,6 +166,17 @@ def _providers(library: Any, file: Path, device: str) -> list[Any]:
         f"{file}: device {device}: this onnxruntime is built without CUDA: "
         "pip install onnxruntime-gpu in its place"
     )
+
+
+@cache
+def _preload(library: Any) -> None:
+    """Open CUDA's libraries where pip puts them, where the loader would not look (1.21 and newer).
+
+    It says on standard output which ones are missing, hence once; a build without CUDA: nothing.
+    """
+    load = getattr(library, "preload_dlls", None)
+    if load is not None:
+        load()
 
 
 def _device(session: Any, file: Path, device: str, asked: bool) -> str:

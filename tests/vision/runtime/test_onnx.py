@@ -211,6 +211,10 @@ class _GpuBuild:
         self.asked: list[Any] = []
         self.options: Any = None
         self.falls_back = True
+        self.preloads = 0
+
+    def preload_dlls(self) -> None:
+        self.preloads += 1
 
     def disable_fallback(self) -> None:
         self.falls_back = False
@@ -250,6 +254,17 @@ def test_cuda_is_used_where_it_is(
 def test_the_cpu_is_used_where_it_is_asked_for(tmp_path: Path, gpu_build: _GpuBuild) -> None:
     OnnxRuntime().load(write_digits(tmp_path / "model.onnx"), _config("cpu"))
     assert gpu_build.asked == ["CPUExecutionProvider"]
+
+
+def test_libraries_that_pip_brought_are_opened_once_and_only_for_cuda(
+    tmp_path: Path, gpu_build: _GpuBuild
+) -> None:
+    file = write_digits(tmp_path / "model.onnx")
+    OnnxRuntime().load(file, _config("cpu"))
+    assert gpu_build.preloads == 0
+    for device in ("auto", "cuda"):
+        OnnxRuntime().load(file, _config(device))
+    assert gpu_build.preloads == 1
 
 
 def test_auto_that_does_not_get_cuda_says_so(
