@@ -78,7 +78,6 @@ class Service:
 
     async def predict(self, query: Query) -> Answer:
         """Answer every item. Raises `VisionError` where none could be looked at: unknown model."""
-        series: Series | None = None
         try:
             async with self._models.lease(query.model, query.version, query.deadline) as model:
                 series = self._telemetry.series(model.name, model.version)
@@ -89,9 +88,8 @@ class Service:
                     raise
                 series.finished(_outcome(results))
                 return Answer(model.name, model.version, results)
-        except VisionError as error:
-            if series is None:
-                self._telemetry.refused(error.code)
+        except VisionError as error:  # Those of items are among the results.
+            self._telemetry.refused(error.code)
             raise
 
     async def infer(

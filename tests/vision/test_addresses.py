@@ -292,3 +292,17 @@ def test_nothing_that_python_calls_private_is_public(address: object) -> None:
     plain = ip_address(str(address))
     if plain.is_private or plain.is_multicast or plain.is_loopback or plain.is_unspecified:
         assert not is_public(plain)
+
+
+@pytest.mark.parametrize(
+    ("url", "literal"),
+    [
+        ("http://example.com/", None),
+        ("http://192.0.2.1/", "192.0.2.1"),
+        ("http://[::ffff:192.0.2.1]/", "192.0.2.1"),
+        ("http://[2606:4700::1]/", "2606:4700::1"),
+    ],
+)
+def test_a_host_may_be_an_address_itself(url: str, literal: str | None) -> None:
+    found = RULES.parse(url).literal
+    assert (None if found is None else str(found)) == literal

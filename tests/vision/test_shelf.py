@@ -456,3 +456,12 @@ def test_a_copy_that_is_lost_is_due_again() -> None:
     assert shelf.settle() == []
     assert current(shelf) is None
     assert shelf.due() == [1]
+
+
+def test_a_load_without_room_after_an_unload_leaves_nothing_at_rest() -> None:
+    shelf = shelf_of(1)
+    shelf.begin(1)
+    shelf.disable()
+    shelf.no_room(1)
+    assert shelf.slots[1].rest is None
+    assert shelf.slots[1].loading is None
