@@ -185,11 +185,15 @@ def _device(session: Any, file: Path, device: str, asked: bool) -> str:
         return f"cuda:{ordinal(device)}"
     if device.startswith("cuda"):
         raise MissingLibrary(
-            f"{file}: device {device}: onnxruntime-gpu found no CUDA device, or libraries of "
-            "another version than its own"
+            f"{file}: device {device}: onnxruntime-gpu found no CUDA device, or not the "
+            "libraries of its version: pip install 'onnxruntime-gpu[cuda,cudnn]'"
         )
     if asked:
-        _log.warning("%s: onnxruntime-gpu could not start CUDA: it runs on the CPU", file)
+        _log.warning(
+            "%s: onnxruntime-gpu could not start CUDA: it runs on the CPU; libraries that it may "
+            "lack: pip install 'onnxruntime-gpu[cuda,cudnn]'",
+            file,
+        )
     return "cpu"
 
 
