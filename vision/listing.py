@@ -31,7 +31,8 @@ MODEL_FILES: Mapping[str, str] = {
     "torch": "model.pt2",
 }
 """By the names of runtimes in `config.yaml`."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""Of a model's folder; others are overlooked, with a warning."""
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".bin")
 
@@ -73,8 +74,8 @@ class Folder:
         for path in paths:
             if path.name.startswith(".") or not path.is_dir():
                 continue
-            if _NAME.fullmatch(path.name) is None:
-                self._warn_of(path.name, f"is not a model's name: {_NAME.pattern}")
+            if NAME.fullmatch(path.name) is None:
+                self._warn_of(path.name, f"is not a model's name: {NAME.pattern}")
                 continue
             found[path.name] = self._model(path)
         self._warn_of_empty({name for name, one in found.items() if not one.versions})

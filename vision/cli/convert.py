@@ -51,7 +51,8 @@ def convert(  # noqa: PLR0913, PLR0917 - an argument for each option
         typer.Option(min=7, max=8, help="Of INT8 weights; 7 is exact on CPUs without VNNI, too."),
     ] = 8,
     version: Annotated[
-        int | None, typer.Option(min=1, help="[default: the newest one there, and 1]")
+        int | None,
+        typer.Option(min=1, help="The version to write. [default: the newest one there plus 1]"),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace that version, and config.yaml.")

@@ -26,6 +26,7 @@ from vision.convert.progress import Steps
 from vision.convert.report import Report
 from vision.convert.samples import Samples
 from vision.convert.sources import LABELS, resolve
+from vision.listing import NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,15 @@ def check(options: Options) -> None:
         )
     if options.output.exists() and not options.output.is_dir():
         raise ConversionError(f"{options.output}: is not a folder")
+    if NAME.fullmatch(options.output.resolve().name) is None:
+        raise ConversionError(
+            f"{options.output}: is not a model's name for the service: {NAME.pattern}"
+        )
+    if model := next(options.output.glob(f"*/[0-9]*/{MODEL}"), None):
+        raise ConversionError(
+            f"{options.output}: is a repository, with {model.parent.parent.name} in it; --output "
+            f"is the folder of one model, such as {options.output / 'NAME'}"
+        )
 
 
 def _make(options: Options, staged: Path, scratch: Path, steps: Steps) -> Made:

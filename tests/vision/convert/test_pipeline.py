@@ -284,6 +284,16 @@ def test_nothing_is_left_in_the_working_directory(
     assert list(here.iterdir()) == []
 
 
+def test_output_that_the_service_would_overlook_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="my model: is not a model's name"):
+        run("digits", tmp_path / "my model")
+    run("digits", tmp_path / "models" / "a")
+    with pytest.raises(ConversionError, match=r"is a repository, with a in it; .*models/NAME$"):
+        run("digits", tmp_path / "models")
+    assert [one.name for one in tmp_path.iterdir()] == ["models"]
+    assert [one.name for one in (tmp_path / "models").iterdir()] == ["a"]
+
+
 def test_labels_beside_a_given_config_come_along(tmp_path: Path) -> None:
     write_digits(tmp_path / "m.onnx")
     place = tmp_path / "elsewhere"
