@@ -93,6 +93,11 @@ def _make(options: Options, staged: Path, scratch: Path, steps: Steps) -> Made:
     steps.begin("load and export")
     draft = resolve(options, scratch)
     fit.check(draft)
+    if options.precision is not Precision.FP32 and precision.zero_points(draft.file)[0]:
+        raise ConversionError(
+            f"{options.model} is quantized already; {options.precision.upper()} is made of the "
+            "model in FP32"
+        )
     max_batch = min(options.max_batch, draft.max_batch or options.max_batch)
     calibration, held_out = _samples(options, draft)
     profiles = (

@@ -60,7 +60,8 @@ def to_fp16(source: Path, target: Path) -> None:
             op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *FP16_KEPT_IN_FP32],
         )
     _sort(converted.graph)
-    onnx.checker.check_model(converted)
+    with told_in_a_line("the cast to FP16 gave no valid ONNX"):
+        onnx.checker.check_model(converted)
     onnx.save(converted, target)
 
 
@@ -106,7 +107,8 @@ def to_int8(
             },
         )
     onnx = library("onnx")
-    onnx.checker.check_model(onnx.load(target))
+    with told_in_a_line("quantization gave no valid ONNX"):
+        onnx.checker.check_model(onnx.load(target))
     count, other = zero_points(target)
     if other:
         raise ConversionError(

@@ -284,6 +284,13 @@ def test_nothing_is_left_in_the_working_directory(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8])
+def test_what_is_quantized_is_not_quantized_again(precision: Precision, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="digits-int8 is quantized already"):
+        run("digits-int8", tmp_path / "d", precision=precision, calibration=HELD_OUT)
+    assert run("digits-int8", tmp_path / "d").report.zero_points is None
+
+
 def test_output_that_the_service_would_overlook_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="my model: is not a model's name"):
         run("digits", tmp_path / "my model")
