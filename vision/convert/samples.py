@@ -173,6 +173,8 @@ def _archive(file: Path, inputs: Sequence[TensorSpec], config: ModelConfig, opti
         raise ConversionError(
             f"{where}: needs arrays named {names}, or images; it has {', '.join(arrays) or 'none'}"
         )
+    if not readers:
+        raise ConversionError(f"{where}: holds no samples")
     if labels is not None and labels.shape != (len(readers),):
         raise ConversionError(f"{where}: {len(readers)} samples, but labels of {labels.shape}")
     return Samples(
@@ -193,6 +195,8 @@ def _tensors(
                 f"{where}: {spec.name} is {array.dtype} {array.shape[1:]}, "
                 f"the model takes {spec.dtype} {spec.shape}"
             )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ConversionError(f"{where}: {spec.name} has values that are not finite")
 
     def reader(at: int) -> Callable[[], Row]:
         return lambda: {spec.name: arrays[spec.name][at : at + 1] for spec in inputs}

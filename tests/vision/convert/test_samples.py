@@ -92,6 +92,7 @@ def test_npz_of_tensors_by_the_names_of_the_inputs(tmp_path: Path) -> None:
             {"ids": np.ones((2, 5), int), "mask": np.ones((2, 5), int), "labels": np.ones(3)},
             r"2 samples, but labels of \(3,\)",
         ),
+        ({"ids": np.ones((0, 5), int), "mask": np.ones((0, 5), int)}, "holds no samples"),
     ],
 )
 def test_npz_that_does_not_fit_says_why(
@@ -169,3 +170,13 @@ def test_noise_for_a_standardized_input_is_about_zero() -> None:
         for one in (standard, Preprocessing(color="gray"))
     ]
     assert values_of[0].min() < 0 <= values_of[1].min() <= values_of[1].max() <= 1
+
+
+def test_npz_with_nan_is_refused(tmp_path: Path) -> None:
+    """One would make a scale of NaN, or errors that compare as none."""
+    array = np.zeros((3, 4), np.float32)
+    array[1, 2] = np.nan
+    np.savez(tmp_path / "x.npz", x=array)
+    spec = TensorSpec("x", DataType.FP32, (4,))
+    with pytest.raises(ConversionError, match="x has values that are not finite"):
+        read(str(tmp_path / "x.npz"), (spec,), RAW)
