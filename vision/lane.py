@@ -36,7 +36,7 @@ from vision.seat import Request, Seat
 from vision.stacking import Answer, shape_key
 from vision.tensors import Array, Arrays
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("sluice.vision.lane")
 
 PATIENCE_S = 60.0
 """Of `close`, for what waits and runs; the default limit of the time in the queue is 30 s."""

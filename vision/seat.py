@@ -27,7 +27,7 @@ from vision.runtime.base import Instance, Loaded
 from vision.stacking import Answer, Stack, execute, split
 from vision.tensors import Array, Arrays
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("sluice.vision.seat")
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ import numpy as np
 from vision.errors import ExecutionFailed, VisionError
 from vision.tensors import Array, Arrays, DataType, TensorSpec
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("sluice.vision.stacking")
 
 Answer = dict[str, Array] | VisionError
 Allocate = Callable[[DataType, tuple[int, ...]], Array]
