@@ -185,6 +185,7 @@ class Parent:
         finally:
             _signal(process, signal.SIGKILL)  # Only if we were cancelled is it still there.
             self.roster.gone(member)
+            await process.wait()
         return status
 
     async def _watch(self, member: Member, process: Process) -> None:
