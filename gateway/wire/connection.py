@@ -97,7 +97,8 @@ class Connection(asyncio.Protocol):
         self._take = None
         self._fed = self._bare = 0
         self.quiet_until = now + address.first_byte_s
-        self.total_until = min(now + address.total_s, until)
+        total_until = now + address.total_s
+        self.total_until = total_until if total_until < until else until
         self._transport.write(data)
 
     async def send_more(self, data: bytes) -> None:
@@ -236,8 +237,7 @@ class Connection(asyncio.Protocol):
         self._receiver = None
         # Released first: the receiver's caller may want a connection at once.
         self._client.release(self, keep=not self._unfinished)
-        receiver.head(familiar.value)
-        receiver.data(data[found[1] :], last=True)
+        receiver.whole(familiar.value, data[found[1] :])
         return True
 
     def _deliver(self, data: bytes, receiver: Receiver) -> None:

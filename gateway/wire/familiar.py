@@ -20,28 +20,29 @@ _CREDIT = 8
 class FamiliarHead(Generic[T]):
     """The last head that could be learnt, and what it was found to mean."""
 
-    __slots__ = ("_credit", "_holes", "_literals", "value")
+    __slots__ = ("_beginning", "_credit", "_holes", "_start", "value")
 
     def __init__(self) -> None:
-        self._literals: list[bytes] = []
-        self._holes: list[tuple[bytes, bool]] = []
+        self._beginning = b""
+        self._start = 0
+        self._holes: list[tuple[bytes, int, bool]] = []
+        """What stands behind each hole, how long that is, and whether the hole is the length."""
         self._credit = _CREDIT
         self.value: T | None = None
 
     def match(self, data: bytes) -> tuple[int, int] | None:
         """Return (declared body length, offset of the body) if `data` begins with this head."""
-        literals = self._literals
-        if not literals or not data.startswith(literals[0]):
+        at = self._start
+        if not at or not data.startswith(self._beginning):
             return None
-        at = len(literals[0])
         length = b""
-        for literal, is_length in self._holes:
+        for literal, size, is_length in self._holes:
             end = data.find(b"\r\n", at)
             if not data.startswith(literal, end):  # Also where `end` is -1.
                 return None
             if is_length:
                 length = data[at:end]
-            at = end + len(literal)
+            at = end + size
         # Nine digits are 1 GB: above any cap, below any overflow.
         if not length.isdigit() or len(length) > 9:
             return None
@@ -73,6 +74,8 @@ class FamiliarHead(Generic[T]):
             literal = b"\r\n"
         if len(lengths) == 1:
             literals.append(literal + b"\r\n")
-            self._literals = literals
-            self._holes = [(after, index == lengths[0]) for index, after in enumerate(literals[1:])]
+            self._beginning, self._start = literals[0], len(literals[0])
+            self._holes = [
+                (after, len(after), index == lengths[0]) for index, after in enumerate(literals[1:])
+            ]
             self.value = value

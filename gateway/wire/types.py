@@ -103,6 +103,9 @@ class Receiver(Protocol):
     def data(self, data: bytes, *, last: bool) -> None:
         """The body bytes of one socket read; `last` with the end of the body (then maybe empty)."""
 
+    def whole(self, head: ResponseHead, body: bytes) -> None:
+        """A whole response has arrived in one read: the same as `head`, then `data` with `last`."""
+
     def lost(self, error: UpstreamError) -> None:
         """The connection ended before the response did; nothing follows."""
 
