@@ -27,16 +27,16 @@ from gateway.plan.match import Rules
 from gateway.plan.rollout import advance, obey, waiting
 from gateway.plan.rollout_state import (
     Command,
-    Event,
     Phase,
     RefusedError,
     RolloutState,
     initial,
     read,
 )
-from gateway.releases import experiment
+from gateway.releases import experiment, trail
 from gateway.releases.collect import ByArm, by_arm, groups_by_arm, prefix_of
 from gateway.releases.experiment import Experiment
+from gateway.releases.trail import Trail
 from gateway.store.base import Document, Fence, FencedError, Store, StoreError
 
 _LOG = logging.getLogger("sluice.releases")
@@ -44,9 +44,6 @@ _LOG = logging.getLogger("sluice.releases")
 LOOK_S = 1.0
 """Between two looks. With the sums' way to the store (1 s) and the weights' way back (0.5 s), a
 verdict takes effect within 2 s in every process."""
-
-AUDIT = "audit"
-"""The store's log of all transitions."""
 
 TRIES = 5
 """How often a command is tried anew when the leader has written in between."""
@@ -77,11 +74,13 @@ class Leader:
         self._clock = clock
         self._sleep = sleep
         self._watches: dict[str, Watch] = {}
+        self._trail = Trail(store)
         self._told = False
 
     async def lead(self, fence: Fence) -> None:
         """Look again and again. Raises `FencedError` or `StoreError`."""
         self._watches.clear()  # Others may have led: what was seen then is not known here.
+        self._trail.forget()
         while True:
             await self.look(fence)
             await self._sleep(LOOK_S)
@@ -109,6 +108,7 @@ class Leader:
         rollout = policy.rollout
         assert rollout is not None  # noqa: S101  the caller looked
         document = await self._store.get(key_of(policy.name))
+        await self._trail.catch_up(document, fence)
         now = self._clock.wall()
         state = state_of(document)
         if state is None:
@@ -126,8 +126,17 @@ class Leader:
             "requests": evidence.requests if evidence else None,
             "waiting": waiting(after, rollout, evidence),
         }
-        if await self._store.put(document.key, value, document.version, fence) is not None:
-            await record(self._store, policy.name, events, fence)
+        entries = [trail.entry(policy.name, event) for event in events]
+        await self._put(document, value, entries, fence)
+
+    async def _put(
+        self, document: Document, value: Json, entries: list[Json], fence: Fence
+    ) -> None:
+        """Write what was found, unless somebody else has written meanwhile."""
+        value[trail.FIELD] = trail.following(document, entries)
+        version = await self._store.put(document.key, value, document.version, fence)
+        if version is not None:
+            await self._trail.written(document, version, entries, fence)
 
     async def _evidence(self, policy: Policy, state: RolloutState) -> Evidence | None:
         rollout = policy.rollout
@@ -145,6 +154,7 @@ class Leader:
 
     async def _split(self, policy: Policy, fence: Fence) -> None:
         document = await self._store.get(key_of(policy.name))
+        await self._trail.catch_up(document, fence)
         before = experiment_of(document)
         state = experiment.begin(policy, before)
         totals = await self._store.totals(prefix_of(policy.name, state.epoch))
@@ -154,18 +164,18 @@ class Leader:
         if after == before and document.value["verdict"] == verdict:
             return
         value = {"kind": "split", "state": after.as_json(), "verdict": verdict}
-        written = await self._store.put(document.key, value, document.version, fence)
-        if written is not None and after.winner is not None and state.winner is None:
+        entries: list[Json] = []
+        if after.winner is not None and state.winner is None:
             event = {
                 "policy": policy.name,
                 "kind": "promoted",
                 "at": self._clock.wall(),
-                "words": value["verdict"],
+                "words": verdict,
                 "comparisons": after.comparisons,
             }
             mark = f"{policy.name}/{after.fingerprint}/{after.epoch}"
-            await self._store.append(AUDIT, event, mark, fence)
-            _LOG.info("policy %s: %s", policy.name, event["words"])
+            entries.append({"id": mark, "event": event})
+        await self._put(document, value, entries, fence)
 
     async def _unjudged(self, policy: Policy, fence: Fence) -> None:
         """Let the policy's state say that nobody can look at it."""
@@ -208,9 +218,11 @@ async def command(
         state = state_of(document) or _unheard_of(rollout, document, now)
         after, events = obey(state, rollout, wanted, by, now)
         kept = document.value if isinstance(document.value, dict) else {}
+        entries = [trail.entry(policy.name, event) for event in events]
         value = {**kept, "kind": "rollout", "state": after.as_json()}
+        value[trail.FIELD] = trail.following(document, entries)
         if await store.put(document.key, value, document.version) is not None:
-            await record(store, policy.name, events, None)
+            await trail.tell(store, entries, None)
             return after
     raise TimeoutError(f"rollout {policy.name} is changing all the time")
 
@@ -218,14 +230,6 @@ async def command(
 async def _load_analysis() -> None:
     """Load what gates are judged with. Raises `ModuleNotFoundError` without numpy and scipy."""
     await asyncio.to_thread(import_module, "gateway.stats.bounds")
-
-
-async def record(store: Store, policy: str, events: tuple[Event, ...], fence: Fence | None) -> None:
-    """Write transitions to the audit log, each once, and to the gateway's own."""
-    for event in events:
-        _LOG.info("rollout %s: %s → %s: %s", policy, event.before, event.after, event.words)
-        mark = f"{policy}/{event.number}/{event.at:.6f}"
-        await store.append(AUDIT, {"policy": policy, **event.as_json()}, mark, fence)
 
 
 def state_of(document: Document) -> RolloutState | None:

@@ -16,10 +16,10 @@ from gateway.config.policy_fields import Target
 from gateway.plan.match import Rule, Rules
 from gateway.plan.rollout_state import Command
 from gateway.releases.collect import ByArm, by_arm, prefix_of
-from gateway.releases.leader import AUDIT
 from gateway.releases.member import Member
 from gateway.releases.mirror_report import report
 from gateway.releases.mirrored import MIRRORS, cases_of
+from gateway.releases.trail import AUDIT
 from gateway.stats.metrics import METRICS
 from gateway.stats.sums import Sums, Values
 from gateway.store.base import Json, StoreError

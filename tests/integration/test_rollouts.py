@@ -25,7 +25,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from gateway.releases.leader import AUDIT
+from gateway.releases.trail import AUDIT
 from gateway.store.base import StoreError
 from gateway.store.redis import RedisStore
 from tests.integration.faults.stage import Metrics, config, sims, until, until_healthy

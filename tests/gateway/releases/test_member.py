@@ -16,9 +16,10 @@ from gateway.model import Outcome, Usage
 from gateway.plan.match import Rules
 from gateway.plan.rollout_state import Command, RefusedError
 from gateway.releases import member as module
-from gateway.releases.leader import AUDIT, Leader
+from gateway.releases.leader import Leader
 from gateway.releases.member import LEASE, Counted, Member
 from gateway.releases.mirrored import Mirrored
+from gateway.releases.trail import AUDIT
 from gateway.store.base import Fence, FencedError, StoreError
 from gateway.store.memory import MemoryStore
 from gateway.telemetry.arms import ArmTallies
