@@ -56,6 +56,13 @@ def _doubts(config: Config, policies: Sequence[PolicyFile]) -> Iterator[str]:
     judged = any(each.policy.kind in ("split", "rollout") for each in policies)
     if judged and not all(map(find_spec, ("numpy", "scipy"))):
         yield "splits and rollouts are not judged here: pip install 'sluice[policies]'"
+    for each in policies:
+        named = [name for name in ("tenants", "keys") if getattr(each.policy.match, name)]
+        if named:
+            yield (
+                f"{each.policy.name} matches nothing: this version has no keys yet, so that "
+                f"`match.{named[0]}` fits no request"
+            )
 
 
 def print_schema(*, policies: bool = False) -> None:

@@ -265,19 +265,21 @@ def test_policies_are_checked_and_compared_with_the_file(tmp_path: Path) -> None
 
 
 def test_check_doubts_what_is_hardly_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pattern without files, as from another folder, and rollouts that nobody could judge."""
+    """A pattern without files, rollouts that nobody could judge, a match that nobody can meet."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "sluice.yaml"
     file.write_text(GOOD + "models: {m: {cluster: gpu}}\npolicies: [none/*.yaml, a.yaml]\n")
     arms = "[{name: a, model: m}, {name: b, model: m, override: {temperature: 1}}]"
-    (tmp_path / "a.yaml").write_text(f"name: ab\nmatch: {{models: [m]}}\nsplit: {{arms: {arms}}}\n")
+    match = "{models: [m], keys: [ci]}"
+    (tmp_path / "a.yaml").write_text(f"name: ab\nmatch: {match}\nsplit: {{arms: {arms}}}\n")
     monkeypatch.setattr("gateway.cli.check.find_spec", lambda _: None)
     result = sluice("check", "-c", str(file))
-    assert (result.exit_code, result.stdout.splitlines()[-2:]) == (
+    assert (result.exit_code, result.stdout.splitlines()[-3:]) == (
         0,
         [
             f'policies: no file matches "none/*.yaml", seen from {tmp_path}',
             "splits and rollouts are not judged here: pip install 'sluice[policies]'",
+            "ab matches nothing: this version has no keys yet, so that `match.keys` fits no request",
         ],
     )
 
