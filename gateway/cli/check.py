@@ -59,10 +59,8 @@ def _doubts(config: Config, policies: Sequence[PolicyFile]) -> Iterator[str]:
     for each in policies:
         named = [name for name in ("tenants", "keys") if getattr(each.policy.match, name)]
         if named:
-            yield (
-                f"{each.policy.name} matches nothing: this version has no keys yet, so that "
-                f"`match.{named[0]}` fits no request"
-            )
+            words = f"no request has a key yet, so that `match.{named[0]}` fits none"
+            yield f"{each.policy.name} matches nothing: {words}"
 
 
 def print_schema(*, policies: bool = False) -> None:

@@ -108,8 +108,13 @@ def explain(  # noqa: PLR0913, PLR0917 - an argument for each option
         typer.Option("--header", "-H", metavar="NAME:VALUE", help="A header; repeat for more."),
     ] = None,
     path: Annotated[
-        str, typer.Option(metavar="PATH", help="Where the request is sent.")
-    ] = "/v1/chat/completions",
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where the request is sent. [default: /v1/chat/completions, or /v1/predict for a "
+            "vision model]",
+        ),
+    ] = None,
     as_json: Json = False,
     admin: Admin = ADMIN,
     admin_token: Token = None,

@@ -31,7 +31,7 @@ class Question:
     body: str
     """A file's name, or - for standard input."""
     headers: tuple[str, ...]
-    path: str
+    path: str | None
     as_json: bool
 
     def read(self) -> tuple[bytes, dict[str, str]]:
@@ -57,8 +57,8 @@ def by_gateway(admin: str, token: str | None, question: Question) -> int:
             json.loads(body)
         except ValueError as error:
             raise ValueError(f"{question.body} is no JSON: {error}") from None
-        about = json.dumps({"headers": headers, "path": question.path}).encode()
-        wrapped = b'%b,"body":%b}' % (about[:-1], body)
+        about = {"headers": headers, **({"path": question.path} if question.path else {})}
+        wrapped = b'%b,"body":%b}' % (json.dumps(about).encode()[:-1], body)
         found = AdminClient(admin, token).ask("POST", "/admin/explain", body=wrapped)
     except (ValueError, AdminError) as error:
         return _fail(str(error))

@@ -52,7 +52,7 @@ class Explain(Protocol):
     """Says what would become of a request (`gateway.dispatch.explanation.Explainer`)."""
 
     def explain(
-        self, body: bytes, headers: Mapping[str, str] | None = None, path: str = ...
+        self, body: bytes, headers: Mapping[str, str] | None = None, path: str | None = None
     ) -> Explanation:
         """Explain. Raises the `GatewayError` that the client would get."""
 
@@ -64,7 +64,11 @@ class ExplainBody(BaseModel):
 
     body: dict[str, Any] = Field(description="The request's body.")
     headers: dict[str, str] = Field(default={}, description="Its header fields.")
-    path: str = Field(default="/v1/chat/completions", description="Where it is sent.")
+    path: str | None = Field(
+        default=None,
+        description="Where it is sent: /v1/chat/completions, or /v1/predict for a vision model, "
+        "unless it says something else.",
+    )
 
 
 class CommandBody(BaseModel):

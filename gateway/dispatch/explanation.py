@@ -14,7 +14,7 @@ from gateway.api.routes import ROUTES, check_kind
 from gateway.api.traits import session_of
 from gateway.dispatch.steering import subject_of
 from gateway.errors import bad_request
-from gateway.model import Body
+from gateway.model import Body, Kind
 from gateway.plan.explain import Explanation, explain
 from gateway.plan.table import Table
 from gateway.telemetry.record import Record
@@ -22,7 +22,7 @@ from gateway.upstream.traits import Traits
 from gateway.wire.guard import Limits, read_head
 from gateway.wire.types import Request
 
-_PATH = "/v1/chat/completions"
+_CHAT, _PREDICT = "/v1/chat/completions", "/v1/predict"
 
 
 class Explainer:
@@ -36,14 +36,15 @@ class Explainer:
         self._limits = limits
 
     def explain(
-        self, body: bytes, headers: Mapping[str, str] | None = None, path: str = _PATH
+        self, body: bytes, headers: Mapping[str, str] | None = None, path: str | None = None
     ) -> Explanation:
         """Say what would become of a request; `headers` are the client's.
 
-        Raises the `GatewayError` that the client would get for its form or its model, and 400 for
+        Without a `path` it is a chat, or a prediction if that is what the model makes. Raises the
+        `GatewayError` that the client would get for its form or its model, and 400 for
         paths without JSON bodies.
         """
-        route = ROUTES.get(path.encode())
+        route = ROUTES.get((path or self._usual_path(body)).encode())
         if route is None or route.body is Body.FORM:
             known = ", ".join(
                 key.decode() for key, one in ROUTES.items() if one.body is not Body.FORM
@@ -69,6 +70,11 @@ class Explainer:
         prompt = bytes(facts.messages) or bytes(facts.prompt)
         traits = Traits(facts.stream is True, session_of(head, facts, keys), prompt)
         return explain(plan, subject, body, traits, self._monotonic())
+
+    def _usual_path(self, body: bytes) -> str:
+        facts = read_json(body, self._limits.json_depth)
+        plan = self._table().lookup(facts.model or "")
+        return _PREDICT if plan.kind is Kind.VISION else _CHAT
 
 
 _FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})

@@ -279,7 +279,7 @@ def test_check_doubts_what_is_hardly_meant(tmp_path: Path, monkeypatch: pytest.M
         [
             f'policies: no file matches "none/*.yaml", seen from {tmp_path}',
             "splits and rollouts are not judged here: pip install 'sluice[policies]'",
-            "ab matches nothing: this version has no keys yet, so that `match.keys` fits no request",
+            "ab matches nothing: no request has a key yet, so that `match.keys` fits none",
         ],
     )
 

@@ -62,10 +62,11 @@ async def test_predictions_are_explained_where_a_model_of_images_answers(tmp_pat
     """By their JSON bodies; on another route, and of other bodies, there is nothing to explain."""
     policies = {"1": {"match": {"routes": ["predict"]}, "route": {"model": "b"}}}
     async with steered(tmp_path, policies, [], [], cluster={"kind": "vision"}) as rig:
-        found = explained(rig, {"model": "a", "inputs": {}}, "/predict")
-        assert (found.route, [one.why_not for one in found.policies]) == ("predict", [None])
+        for path in ("/predict", ""):  # Unless told, what the model makes.
+            found = explained(rig, {"model": "a", "inputs": {}}, path)
+            assert (found.route, [one.why_not for one in found.policies]) == ("predict", [None])
         with pytest.raises(GatewayError, match="is a vision model"):
-            explained(rig)
+            explained(rig, path="/v1/chat/completions")
         with pytest.raises(GatewayError, match="Only requests with JSON bodies"):
             explained(rig, {"model": "a"}, "/predict", content_type="image/png")
 
