@@ -37,7 +37,8 @@ from gateway.releases import experiment, trail
 from gateway.releases.collect import ByArm, by_arm, groups_by_arm, prefix_of
 from gateway.releases.experiment import Experiment
 from gateway.releases.trail import Trail
-from gateway.store.base import Document, Fence, FencedError, Store, StoreError
+from gateway.store.base import Document, Fence, FencedError, StoreError
+from gateway.store.resilient import Resilient
 
 _LOG = logging.getLogger("sluice.releases")
 
@@ -64,17 +65,18 @@ class Leader:
 
     def __init__(
         self,
-        store: Store,
+        shared: Resilient,
         rules: Callable[[], Rules],
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._store = store
+        self._shared = shared
+        self._store = shared.store
         self._rules = rules
         self._clock = clock
         self._sleep = sleep
         self._watches: dict[str, Watch] = {}
-        self._trail = Trail(store)
+        self._trail = Trail(shared.store)
         self._told = False
 
     async def lead(self, fence: Fence) -> None:
@@ -107,7 +109,7 @@ class Leader:
     async def _rollout(self, policy: Policy, fence: Fence) -> None:
         rollout = policy.rollout
         assert rollout is not None  # noqa: S101  the caller looked
-        document = await self._store.get(key_of(policy.name))
+        document = await self._shared.fetch(key_of(policy.name))
         await self._trail.catch_up(document, fence)
         now = self._clock.wall()
         state = state_of(document)
@@ -153,7 +155,7 @@ class Leader:
         return await asyncio.to_thread(watch.look, rollout, state.epoch, state.window, arms)
 
     async def _split(self, policy: Policy, fence: Fence) -> None:
-        document = await self._store.get(key_of(policy.name))
+        document = await self._shared.fetch(key_of(policy.name))
         await self._trail.catch_up(document, fence)
         before = experiment_of(document)
         state = experiment.begin(policy, before)
@@ -179,7 +181,7 @@ class Leader:
 
     async def _unjudged(self, policy: Policy, fence: Fence) -> None:
         """Let the policy's state say that nobody can look at it."""
-        document = await self._store.get(key_of(policy.name))
+        document = await self._shared.fetch(key_of(policy.name))
         kept = document.value if isinstance(document.value, dict) else {}
         if policy.rollout is not None:
             state = state_of(document)
@@ -198,7 +200,7 @@ class Leader:
 
 
 async def command(
-    store: Store, policy: Policy, wanted: Command, by: str, clock: Clock
+    shared: Resilient, policy: Policy, wanted: Command, by: str, clock: Clock
 ) -> RolloutState:
     """Do what a person asks of a rollout, from whichever process; return its new state.
 
@@ -213,7 +215,7 @@ async def command(
         except ModuleNotFoundError:
             raise RefusedError(f"cannot {wanted}: it needs {UNJUDGED}") from None
     for _ in range(TRIES):
-        document = await store.get(key_of(policy.name))
+        document = await shared.fetch(key_of(policy.name))
         now = clock.wall()
         state = state_of(document) or _unheard_of(rollout, document, now)
         after, events = obey(state, rollout, wanted, by, now)
@@ -221,8 +223,8 @@ async def command(
         entries = [trail.entry(policy.name, event) for event in events]
         value = {**kept, "kind": "rollout", "state": after.as_json()}
         value[trail.FIELD] = trail.following(document, entries)
-        if await store.put(document.key, value, document.version) is not None:
-            await trail.tell(store, entries, None)
+        if await shared.store.put(document.key, value, document.version) is not None:
+            await trail.tell(shared.store, entries, None)
             return after
     raise TimeoutError(f"rollout {policy.name} is changing all the time")
 

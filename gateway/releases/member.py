@@ -63,7 +63,7 @@ class Member:
         self._clock = clock
         self._mirrored = counted.mirrored
         self._collector = Collector(counted.tallies)
-        self._leader = Leader(store, rules, clock)
+        self._leader = Leader(self.shared, rules, clock)
         candidate = Candidate(LEASE, self.shared.process, rng)
         self._election = Election(store, candidate, self._leader.lead, clock)
         self.shared.watch("policy/", self._apply)
@@ -136,7 +136,7 @@ class Member:
         policy = self._policy(name)
         if policy.rollout is None:
             raise KeyError(name)
-        state = await leader.command(self.shared.store, policy, wanted, by, self._clock)
+        state = await leader.command(self.shared, policy, wanted, by, self._clock)
         await self.shared.poll()  # This process need not wait for its own round.
         return state.as_json()
 

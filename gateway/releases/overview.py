@@ -19,7 +19,7 @@ from gateway.releases.collect import ByArm, by_arm, prefix_of
 from gateway.releases.member import Member
 from gateway.releases.mirror_report import report
 from gateway.releases.mirrored import MIRRORS, cases_of
-from gateway.releases.trail import AUDIT
+from gateway.releases.trail import AUDIT, FIELD
 from gateway.stats.metrics import METRICS
 from gateway.stats.sums import Sums, Values
 from gateway.store.base import Json, StoreError
@@ -81,7 +81,8 @@ class RolloutView(_Shown):
     waiting: list[str]
     """What the step still waits for."""
     gates: list[dict[str, Any]]
-    """Each bound with its verdict, its figures and the whole in words."""
+    """Each bound with its verdict, its figures and the whole in words; at the end the deciding
+    ones."""
 
 
 class ExperimentView(_Shown):
@@ -254,8 +255,14 @@ def _rollout(policy: Policy, status: Mapping[str, Any]) -> RolloutView | None:
         reason=state.get("reason", "nobody has looked at it yet"),
         requests=status.get("requests"),
         waiting=list(status.get("waiting") or ()),
-        gates=list(status.get("readings") or ()),
+        gates=list(status.get("readings") or _deciding(status, state)),
     )
+
+
+def _deciding(status: Mapping[str, Any], state: Mapping[str, Any]) -> list[Json]:
+    """Return the readings that the phase was entered by, if it was."""
+    last = (status.get(FIELD) or [{}])[-1].get("event", {})
+    return list(last.get("readings", ())) if last.get("after") == state.get("phase") else []
 
 
 def _experiment(policy: Policy, status: Mapping[str, Any]) -> ExperimentView | None:

@@ -53,6 +53,20 @@ async def test_a_rollout_is_shown_with_its_gates_and_figures() -> None:
     assert "ttft" not in canary.figures
 
 
+async def test_what_has_ended_a_rollout_is_still_shown() -> None:
+    """The figures of the epoch that has begun with the end are of the baseline alone."""
+    world = World(rollout())
+    await world.lead()
+    await world.look(2)
+    world.processes[1].serve("new", "baseline", 600, 2)
+    world.processes[1].serve("new", "canary", 30, 40)
+    await world.look(3)
+    shown = (await overview(world).policy("new")).rollout
+    assert shown is not None
+    gate = shown.gates[0]
+    assert (shown.phase, gate["verdict"], gate["canary_n"]) == ("rolled_back", "fail", 70)
+
+
 async def test_before_anybody_has_looked() -> None:
     """All is known but figures."""
     world = World(rollout(), split())

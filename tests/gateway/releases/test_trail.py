@@ -40,7 +40,7 @@ def muted(policy: dict[str, Any]) -> tuple[World, Mute]:
 def another(one: World) -> Leader:
     """The leader of a process that has just taken over."""
     process = one.processes[1]
-    return Leader(one.store, lambda: process.rules, one.clock)
+    return Leader(process.member.shared, lambda: process.rules, one.clock)
 
 
 async def test_what_a_rollout_s_leader_did_not_live_to_tell_the_next_one_tells() -> None:
