@@ -126,6 +126,19 @@ class Resilient:
         """Return the document as it was seen last, be the store up or down."""
         return self._documents.get(key) or Document(key, None, 0)
 
+    async def fetch(self, key: str) -> Document:
+        """Return the document as the store has it now, for whoever goes on from it.
+
+        One that the store has lost is brought back first: to take it for a beginning and write on
+        would be newer than all that `restore` brings back. Raises `StoreError`.
+        """
+        document = await self.store.get(key)
+        known = self.document(key)
+        if document.version < known.version:
+            await self.store.restore([known])
+            document = await self.store.get(key)
+        return document
+
     def documents(self, prefix: str) -> list[Document]:
         """Return those that begin so and are not removed, in the order of their keys."""
         return [

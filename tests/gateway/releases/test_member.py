@@ -178,6 +178,28 @@ async def test_a_leader_that_was_replaced_writes_nothing() -> None:
         assert one.processes[0].weights("new") == before
 
 
+async def test_a_store_that_lost_its_state_begins_nothing_anew() -> None:
+    """Whoever looks or orders first goes on from what it knows: a canary that went stays away."""
+    async with world(rollout(), {**split(), "name": "ab"}) as one:
+        one.processes[0].serve("new", "baseline", 900)
+        one.processes[0].serve("new", "canary", 30, 40)
+        for process in one.processes:
+            process.serve("ab", "a", 700, 300)
+            process.serve("ab", "b", 970, 30)
+        await one.look()
+        for order in (False, True):
+            empty = MemoryStore(one.clock)
+            vars(one.store).update(vars(empty))
+            await one.lead()
+            if order:
+                with pytest.raises(RefusedError, match="rolled back"):
+                    await one.processes[1].member.command("new", Command.PROMOTE, "ada")
+            await one.processes[0].member._leader.look(one.fence)
+            await one.look()
+            assert [each.weights("new") for each in one.processes] == [(100, 0)] * 2
+            assert [each.weights("ab") for each in one.processes] == [(0, 1)] * 2
+
+
 async def test_a_split_is_won_by_the_better_arm() -> None:
     """It then has everything, in each process, and keeps it."""
     async with world(split()) as one:

@@ -179,6 +179,20 @@ async def test_what_the_store_lost_comes_back(
     assert shared.outbox.losses == 1
 
 
+async def test_what_is_gone_on_from_is_never_older_than_what_was_seen(
+    shared: Resilient, store: FlakyStore
+) -> None:
+    """Though the round has not found out yet that the store has lost something."""
+    version = await store.inner.put("weights", 5, 0)
+    assert await shared.fetch("weights") == Document("weights", 5, version or 0)
+    await shared.poll()
+    store.lose()
+    assert await shared.fetch("weights") == Document("weights", 5, version or 0)
+    later = await store.inner.put("weights", 50, version or 0)
+    assert await shared.fetch("weights") == Document("weights", 50, later or 0)
+    assert store.calls.count("restore") == 1
+
+
 async def test_a_loss_in_the_middle_of_trouble_is_not_forgotten(
     shared: Resilient, store: FlakyStore, pace: Pace
 ) -> None:
