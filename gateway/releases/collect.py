@@ -54,18 +54,26 @@ class Collector:
                     self._handed[name] = now
         return found
 
-    def forget(self, policy: str, before: int) -> None:
-        """Drop what is known of a policy's epochs that are over and handed on."""
+    def forget(self, policy: str, before: int) -> frozenset[int]:
+        """Drop what is known of a policy's epochs that are over and handed on; return these."""
         self._tallies.forget(policy, before)
+        gone: set[int] = set()
         for name in list(self._handed):
-            owner, epoch, *_ = name.split("/")
-            if owner == policy and int(epoch) < before:
+            owner, number, *_ = name.split("/")
+            if owner == policy and (epoch := int(number)) < before:
                 del self._handed[name]
+                gone.add(epoch)
+        return frozenset(gone)
 
 
 def name_of(policy: str, epoch: int, arm: str, metric: str) -> str:
     """Return the name of one sum."""
     return f"{policy}/{epoch}/{arm}/{metric}"
+
+
+def owner_of(name: str) -> str:
+    """Return the policy that a sum belongs to."""
+    return name.partition("/")[0]
 
 
 def prefix_of(policy: str, epoch: int | None = None) -> str:

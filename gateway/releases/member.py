@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from random import Random
+from sys import maxsize
 from typing import Any, NamedTuple
 
 from gateway.clock import Clock
@@ -20,7 +21,7 @@ from gateway.config.policy import Policy
 from gateway.plan.match import Rule, Rules
 from gateway.plan.rollout_state import Command, weights
 from gateway.releases import experiment, leader
-from gateway.releases.collect import Collector
+from gateway.releases.collect import Collector, owner_of, prefix_of
 from gateway.releases.leader import Leader, experiment_of, key_of, state_of
 from gateway.releases.mirrored import MIRRORS, Mirrored
 from gateway.store.base import Document, Json, Store
@@ -123,8 +124,12 @@ class Member:
 
     def follow(self) -> None:
         """Bring rules that are new up to what is known of their policies."""
-        self._mirrored.keep(self._rules().rules)
-        for name in self._rules().rules:
+        rules = self._rules().rules
+        self._mirrored.keep(rules)
+        for gone in {owner_of(name) for name in self.shared.outbox.names}.difference(rules):
+            self._collector.forget(gone, maxsize)
+            self.shared.forget(prefix_of(gone))
+        for name in rules:
             self._apply(self.shared.document(key_of(name)))
 
     async def command(self, name: str, wanted: Command, by: str) -> Json:
@@ -173,19 +178,27 @@ class Member:
         policy = rule.policy
         if policy.rollout is not None:
             state = state_of(document)
-            self._enter(rule, 0 if state is None else state.epoch)
+            epoch = 0 if state is None else state.epoch
+            earlier = None if state is None else state.baseline_epoch
+            self._enter(rule, epoch, epoch if earlier is None else earlier)
             rule.divide(weights(state, policy.rollout))
         elif policy.split is not None:
             trial = experiment_of(document)
-            self._enter(rule, 0 if trial is None else experiment.begin(policy, trial).epoch)
+            epoch = 0 if trial is None else experiment.begin(policy, trial).epoch
+            self._enter(rule, epoch, epoch)
             rule.divide(experiment.weights(policy, trial) or _in_file(policy))
 
-    def _enter(self, rule: Rule, epoch: int) -> None:
-        """Count in this epoch from now on; what is long over need not be kept here."""
+    def _enter(self, rule: Rule, epoch: int, oldest: int) -> None:
+        """Count in this epoch from now on; what was over before the oldest asked for can go.
+
+        There is no room for the numbers of all epochs: those of new ones would be dropped.
+        """
         if epoch != rule.epoch:
             rule.epoch = epoch
             self.collect()
-            self._collector.forget(rule.policy.name, epoch - 1)
+            policy = rule.policy.name
+            for gone in self._collector.forget(policy, oldest - 1):
+                self.shared.forget(prefix_of(policy, gone))
 
 
 def _in_file(policy: Policy) -> tuple[float, ...]:

@@ -78,10 +78,15 @@ class Outbox:
             for field, number in fields.items():
                 self._add(name, field, number)
 
-    def drop(self, prefix: str) -> None:
-        """Forget the names that begin so: `Store.forget` has removed them from the store.
+    @property
+    def names(self) -> Iterable[str]:
+        """The names of all sums that are kept."""
+        return self._total.keys()
 
-        Without it a later loss would bring them back.
+    def drop(self, prefix: str) -> None:
+        """Forget the names that begin so: nobody asks for them any more.
+
+        They stay where the store has them; a loss does not bring them back.
         """
         for sums in (self._total, self._open):
             for name in [name for name in sums if name.startswith(prefix)]:

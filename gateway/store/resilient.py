@@ -108,7 +108,7 @@ class Resilient:
         self.outbox.add(sums)
 
     def forget(self, prefix: str) -> None:
-        """Let go of this process' own sums of a policy that is gone; see `Outbox.drop`."""
+        """Let go of this process' own sums of what is over; see `Outbox.drop`."""
         self.outbox.drop(prefix)
 
     def report(self, snapshot: Callable[[], Json]) -> None:

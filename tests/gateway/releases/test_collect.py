@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model import Outcome, Usage
-from gateway.releases.collect import Collector, by_arm, name_of, prefix_of
+from gateway.releases.collect import Collector, by_arm, name_of, owner_of, prefix_of
 from gateway.stats.sums import Rate, Values
 from gateway.telemetry.arms import ArmTallies
 from gateway.telemetry.record import Record
@@ -89,7 +89,7 @@ def test_what_is_over_is_forgotten() -> None:
     for policy, epoch in (("p", 1), ("p", 2), ("q", 1)):
         tallies.of(policy, epoch, "a").observe(record(Outcome.SUCCESS, 1.0, 1))
     collector.deltas()
-    collector.forget("p", 2)
+    assert collector.forget("p", 2) == {1}
     assert [(key.policy, key.epoch) for key, _ in tallies.items()] == [("p", 2), ("q", 1)]
     assert collector.deltas() == {}
     tallies.of("p", 2, "a").observe(record(Outcome.SUCCESS, 1.0, 1))
@@ -104,3 +104,4 @@ def test_names_that_mean_nothing_here_are_passed_over() -> None:
     assert list(found["a"]) == ["success_rate"]
     assert name_of("p", 1, "a", "x").startswith(prefix_of("p", 1))
     assert prefix_of("p", 1).startswith(prefix_of("p"))
+    assert owner_of(name_of("p", 1, "a", "x")) == "p"

@@ -22,6 +22,7 @@ from gateway.releases.mirrored import Mirrored
 from gateway.releases.trail import AUDIT
 from gateway.store.base import Fence, FencedError, StoreError
 from gateway.store.memory import MemoryStore
+from gateway.store.outbox import Outbox
 from gateway.telemetry.arms import ArmTallies
 from gateway.telemetry.record import Record
 from tests.support.control import ManualClock
@@ -198,6 +199,43 @@ async def test_a_store_that_lost_its_state_begins_nothing_anew() -> None:
             await one.look()
             assert [each.weights("new") for each in one.processes] == [(100, 0)] * 2
             assert [each.weights("ab") for each in one.processes] == [(0, 1)] * 2
+
+
+async def test_no_number_of_rollouts_uses_up_the_room_for_sums() -> None:
+    """What is over makes way; a canary that nobody counts could never be sent back."""
+    async with world(rollout(), processes=1) as one:
+        process = one.processes[0]
+        process.member.shared.outbox = Outbox(max_fields=200)
+        for _ in range(20):
+            process.serve("new", "baseline", 30)
+            process.serve("new", "canary", 10)
+            await one.look()
+            for wanted in (Command.ABORT, Command.START):
+                await process.member.command("new", wanted, "ada")
+        process.serve("new", "baseline", 900)
+        process.serve("new", "canary", 30, 40)
+        await one.look()
+        assert process.member.shared.outbox.dropped == 0
+        assert process.member.status()[0]["state"]["phase"] == "rolled_back"
+
+
+async def test_the_sums_of_policies_that_are_gone_make_way() -> None:
+    """A release each week may have a name of its own; what comes back counts on in the store."""
+    async with world(rollout(), split(), processes=1) as one:
+        process = one.processes[0]
+        process.serve("new", "baseline", 30)
+        await one.look()
+        both = process.rules
+        process.rules = Rules([Policy.model_validate(split())], KNOWN)
+        process.member.follow()
+        assert not list(process.member.shared.outbox.names)
+        process.rules = both
+        process.member.follow()
+        process.serve("new", "baseline", 7)
+        await one.look()
+        assert (await one.store.totals("new/1/baseline/error_rate"))["new/1/baseline/error_rate"][
+            "n"
+        ] == 37
 
 
 async def test_a_split_is_won_by_the_better_arm() -> None:
