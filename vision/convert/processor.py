@@ -6,6 +6,7 @@ Pure: values only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -26,6 +27,13 @@ CONVNEXT_CROP = 224 / 256
 """Transformers' default of `crop_pct`."""
 CONVNEXT_UNCROPPED = 384
 """From this size on ConvNeXT's processor does not crop (transformers)."""
+_KIND = re.compile(r"(\w*?)(imageprocessor|featureextractor)")
+_BY_THE_SHORTER_SIDE = frozenset(
+    {"bit", "chineseclip", "clip", "mobilenetv1", "mobilenetv2", "siglip"}
+)
+"""Whose `size`, if it is one number, is the shorter side's; of the others both sides'."""
+_UNLIKE_VIT = frozenset({"imagegpt", "levit", "perceiver", "poolformer", "textnet"})
+"""Whose code resizes, crops or encodes in a way of its own that the keys do not say."""
 
 
 class UnknownProcessorError(Exception):
@@ -39,7 +47,13 @@ def preprocessing(processor: Mapping[str, Any], name: str | None = None) -> Prep
     Raises `UnknownProcessorError`.
     """
     kind = str(processor.get("image_processor_type", processor.get("feature_extractor_type", "")))
-    convnext = "convnext" in kind.lower()
+    named = _KIND.match(kind.lower())
+    family = "" if named is None else named[1]
+    if family in _UNLIKE_VIT:
+        raise UnknownProcessorError(f"own way ({kind})")
+    if family in _BY_THE_SHORTER_SIDE and isinstance(edge := processor.get("size"), int):
+        processor = {**processor, "size": {"shortest_edge": edge}}
+    convnext = family == "convnext"
     resize, crop = (_convnext if convnext else _plain)(processor, _filter(processor, convnext))
     for key in ("do_pad", "do_flip_channel_order", "do_thumbnail", "do_align_long_axis"):
         if processor.get(key):
@@ -47,6 +61,11 @@ def preprocessing(processor: Mapping[str, Any], name: str | None = None) -> Prep
     if processor.get("rescale_offset"):
         raise UnknownProcessorError("rescale_offset")
     normalize = processor.get("do_normalize", True)
+    std = processor.get("image_std", (0.5, 0.5, 0.5))
+    if family == "efficientnet" and processor.get("include_top", True):
+        if not normalize:
+            raise UnknownProcessorError("include_top")
+        std = tuple(one * one for one in std)  # It divides by it a second time.
     try:
         return Preprocessing(
             input=name,
@@ -56,7 +75,7 @@ def preprocessing(processor: Mapping[str, Any], name: str | None = None) -> Prep
             if processor.get("do_rescale", True)
             else 1.0,
             mean=processor.get("image_mean", (0.5, 0.5, 0.5)) if normalize else (),
-            std=processor.get("image_std", (0.5, 0.5, 0.5)) if normalize else (),
+            std=std if normalize else (),
             rounding="transformers",
         )
     except ValidationError as error:

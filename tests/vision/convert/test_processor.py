@@ -79,6 +79,32 @@ def test_old_configurations_say_sizes_as_one_number() -> None:
     assert (made.resize, made.crop) == (Resize(size=(256, 256)), (224, 224))
 
 
+@pytest.mark.parametrize("kind", ["CLIPFeatureExtractor", "BitImageProcessor"])
+def test_one_number_is_the_shorter_side_where_transformers_takes_it_so(kind: str) -> None:
+    made = preprocessing({"feature_extractor_type": kind, "size": 224, "resample": 3})
+    assert made.resize == Resize(size=(224, 224), mode="shortest", filter="bicubic")
+
+
+def test_efficientnet_divides_twice_by_the_deviation() -> None:
+    config = VIT | {"image_processor_type": "EfficientNetImageProcessor"}
+    once = preprocessing(config | {"include_top": False})
+    assert once.std == (0.5, 0.6, 0.7)
+    for twice in (preprocessing(config), preprocessing(config | {"include_top": True})):
+        assert twice.std == pytest.approx((0.25, 0.36, 0.49))
+        assert twice.mean == once.mean
+    with pytest.raises(UnknownProcessorError, match="include_top"):
+        preprocessing(config | {"do_normalize": False})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["LevitFeatureExtractor", "PoolFormerImageProcessor", "PerceiverImageProcessorFast"],
+)
+def test_processors_whose_code_does_more_than_the_keys_say_are_unknown(kind: str) -> None:
+    with pytest.raises(UnknownProcessorError, match=kind):
+        preprocessing(VIT | {"image_processor_type": kind})
+
+
 def test_steps_that_are_off_are_left_out() -> None:
     off = {"do_resize": False, "do_normalize": False, "do_rescale": False}
     assert preprocessing(VIT | off) == Preprocessing(scale=1.0, rounding="transformers")
