@@ -29,10 +29,10 @@ class Process:
         self.scores = Scores(self.remembered, self.shared)
         self.tally = ArmTally()
 
-    def serve(self, request_id: bytes) -> None:
+    def serve(self, request_id: bytes, traceparent: bytes = b"") -> None:
         record = Record("chat", request_id, "client", 0.0)
         record.policy, record.arm, record.tally = "p", "a", self.tally
-        self.remembered.remember(record)
+        self.remembered.remember(record, traceparent)
 
 
 async def test_a_score_that_came_to_another_process_is_handed_on() -> None:
@@ -43,13 +43,28 @@ async def test_a_score_that_came_to_another_process_is_handed_on() -> None:
     assert other.scores.give("r-1", 3.0, "good") is Given.HANDED_ON
     await other.shared.turn(push=True)
     events = await store.tail(STREAM, 10)
-    assert events == [{"request": "r-1", "score": 3.0, "label": "good"}]
+    assert events == [{"id": "other/1", "request": "r-1", "score": 3.0, "label": "good"}]
     assert [one.scores.take(events), one.scores.take(events), other.scores.take(events)] == [
         1,
         0,
         0,
     ]
     assert one.tally.feedback.total == 3.0
+
+
+async def test_a_score_is_of_one_request_of_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that follow in the same trace do not get it too, while the log still holds it."""
+    monkeypatch.setattr(module, "SEEN", 2)
+    store = MemoryStore(ManualClock())
+    one, other = Process("one", store), Process("other", store)
+    trace = b"00-%b-%b-01" % (b"a" * 32, b"b" * 16)
+    for number in range(4):
+        one.serve(b"r-%d" % number, trace)
+        if number in {0, 2}:
+            assert other.scores.give("a" * 32, 1.0) is Given.HANDED_ON
+            await other.shared.turn(push=True)
+        assert one.scores.take(await store.tail(STREAM, 10)) == int(number in {0, 2})
+    assert one.tally.feedback.n == 2
 
 
 async def test_what_is_known_here_goes_nowhere() -> None:
