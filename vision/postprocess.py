@@ -84,9 +84,10 @@ class ClassReader:
         if 0 < array.size <= _FEW:
             ranked = self._few(array.astype(np.float64).reshape(-1).tolist(), most)
         else:
-            scores = self._activate(_filled(outputs, self._name).astype(np.float64).reshape(-1))
-            best = _best(scores, most)
-            ranked = list(zip(best.tolist(), scores[best].tolist(), strict=True))
+            logits = _filled(outputs, self._name).astype(np.float64).reshape(-1)
+            best = _best(logits, most)
+            scores = self._activate(logits)[best]
+            ranked = list(zip(best.tolist(), scores.tolist(), strict=True))
         return [
             {"class": _label(self._labels, index), "confidence": score} for index, score in ranked
         ]
@@ -95,7 +96,8 @@ class ClassReader:
         if not all(map(isfinite, logits)):
             raise _not_finite(self._name)
         scores = self._activate_few(logits)
-        best = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:most]
+        # By the logits: of two that are 40 and 50, a sigmoid is 1.
+        best = sorted(range(len(logits)), key=logits.__getitem__, reverse=True)[:most]
         return [(index, scores[index]) for index in best]
 
 
@@ -134,15 +136,17 @@ class BoxReader:
         if config.boxes == "cxcywh":
             half = boxes[:, 2:] / 2
             boxes = np.concatenate((boxes[:, :2] - half, boxes[:, :2] + half), axis=1)
+        shown = boxes if geometry is None else geometry.to_original(boxes)
+        # What is not shown takes nobody's place; an inverted one would suppress all of its class.
+        there = np.flatnonzero((shown[:, 0] < shown[:, 2]) & (shown[:, 1] < shown[:, 3]))
         most = _most(top_k, config.max_detections)
-        kept = suppress(boxes, scores, classes, config.max_iou, most)
-        shown = boxes[kept] if geometry is None else geometry.to_original(boxes[kept])
+        found = boxes[there], scores[there], classes[there]
+        kept = there[suppress(*found, config.max_iou, most)]
         return [
             {"class": _label(self._labels, index), "confidence": score, "box": box}
             for index, score, box in zip(
-                classes[kept].tolist(), scores[kept].tolist(), shown.tolist(), strict=True
+                classes[kept].tolist(), scores[kept].tolist(), shown[kept].tolist(), strict=True
             )
-            if box[0] < box[2] and box[1] < box[3]
         ]
 
     def _candidates(self, table: Array) -> tuple[Array, Array, Array]:

@@ -65,6 +65,16 @@ def test_sigmoid_scores_each_class_by_itself_and_never_overflows() -> None:
     assert [(one["class"], one["confidence"]) for one in got] == [("1", 1), ("0", 0.5), ("2", 0)]
 
 
+@pytest.mark.parametrize("classes", [3, 40])
+@pytest.mark.parametrize("base", [40.0, -60.0])
+def test_the_highest_logit_is_first_also_where_scores_cannot_be_told_apart(
+    base: float, classes: int
+) -> None:
+    step = compiled({"kind": "classification", "activation": "sigmoid"}, classes)
+    got = read(step, [base, base + 10, *[-90.0] * (classes - 2)], top_k=1)
+    assert [one["class"] for one in got] == ["1"]
+
+
 def test_scores_may_be_taken_as_they_are() -> None:
     step = compiled({"kind": "classification", "activation": "none"}, 3, labels=LABELS)
     assert read(step, [1.5, 3.5, 2.5], top_k=1) == [{"class": "dog", "confidence": 3.5}]
@@ -161,6 +171,20 @@ def test_boxes_in_the_padding_are_none() -> None:
     geometry = Geometry(200, 100, 0.5, 0.5, 0, 25)
     step = compiled(DETECTION, None, 6)
     assert read(step, [[50, 10, 20, 10, 0.9, 0]], geometry) == []
+
+
+def test_boxes_in_the_padding_take_no_place_of_others() -> None:
+    geometry = Geometry(200, 100, 0.5, 0.5, 0, 25)
+    step = compiled(DETECTION, None, 6)
+    candidates = [[50, 10, 20, 10, 0.9, 0], [50, 50, 20, 10, 0.8, 0]]
+    assert [one["box"] for one in read(step, candidates, geometry, top_k=1)] == [[80, 40, 120, 60]]
+
+
+@pytest.mark.parametrize("boxes", ["xyxy", "cxcywh"])
+def test_an_inverted_box_suppresses_nothing(boxes: str) -> None:
+    step = compiled(DETECTION | {"boxes": boxes}, None, 6)
+    inverted, good = [100, 10, -50, 60, 0.9, 0], [10, 10, 30, 30, 0.8, 0]
+    assert read(step, [inverted, good]) == read(step, [good])
 
 
 def test_detections_are_capped_by_the_model_and_by_the_request() -> None:
