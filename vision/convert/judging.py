@@ -61,7 +61,8 @@ def judge(options: Options, made: Made, steps: Steps) -> Report:
     _fill(report, made, options)
     report.validation = _compared(report, made, "onnx", folder / MODEL, steps)
     agreement = report.validation["top1_agreement"]
-    if options.precision is Precision.INT8 and (agreement or 1) < LOW_AGREEMENT:
+    low = agreement is not None and agreement < LOW_AGREEMENT
+    if options.precision is Precision.INT8 and low:
         report.warnings.append(
             f"only {agreement:.1%} of the samples have the same first class as the source: give "
             "more samples that are like real ones, or --weight-bits 7 for CPUs without VNNI"

@@ -6,6 +6,7 @@ import errno
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from onnx import helper, numpy_helper
 from tests.support.onnx_models import write, write_digits
 from vision.config import ModelConfig
 from vision.configs import read_config
-from vision.convert import judging, pipeline
+from vision.convert import judging, pipeline, validation
 from vision.convert.failures import ConversionError
 from vision.convert.options import Options, PlanOptions, Precision
 from vision.convert.pipeline import Converted, convert
@@ -161,6 +162,19 @@ def test_bad_agreement_of_int8_is_warned_of(
     monkeypatch.setattr(judging, "LOW_AGREEMENT", 1.1)
     done = run("digits", tmp_path / "d", precision=Precision.INT8, calibration=HELD_OUT)
     assert any(one.startswith("only ") and "--weight-bits 7" in one for one in done.report.warnings)
+
+
+def test_no_agreement_at_all_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = validation.compare
+
+    def disagreeing(*given: Any) -> validation.Comparison:
+        found = compare(*given)
+        found.agreeing = 0
+        return found
+
+    monkeypatch.setattr(validation, "compare", disagreeing)
+    done = run("digits", tmp_path / "d", precision=Precision.INT8, calibration=HELD_OUT)
+    assert any(one.startswith("only 0.0% of the samples") for one in done.report.warnings)
 
 
 def test_batch_of_one_that_is_not_needed_is_freed(tmp_path: Path) -> None:
