@@ -125,7 +125,7 @@ class Member:
     def follow(self) -> None:
         """Bring rules that are new up to what is known of their policies."""
         rules = self._rules().rules
-        self._mirrored.keep(rules)
+        self._mirrored.keep({name: rule.epoch for name, rule in rules.items()})
         for gone in {owner_of(name) for name in self.shared.outbox.names}.difference(rules):
             self._collector.forget(gone, maxsize)
             self.shared.forget(prefix_of(gone))

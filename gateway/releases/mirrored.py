@@ -166,11 +166,18 @@ class Mirrored:
             for policy, cases in self._worst.items()
         }
 
-    def keep(self, policies: Iterable[str]) -> None:
-        """Forget the cases of all other policies: they are gone."""
-        wanted = frozenset(policies)
-        self.revision += not wanted.issuperset(self._worst)
-        self._worst = {policy: cases for policy, cases in self._worst.items() if policy in wanted}
+    def keep(self, epochs: Mapping[str, int]) -> None:
+        """Forget the cases of policies that are gone, and those of other epochs than these.
+
+        Bad copies by an earlier target would leave no room for those by the present one.
+        """
+        before = self._worst
+        kept = {
+            policy: [case for case in cases if case.pair.epoch == epochs.get(policy)]
+            for policy, cases in before.items()
+        }
+        self._worst = {policy: cases for policy, cases in kept.items() if cases}
+        self.revision += self._worst != before
 
 
 def cases_of(policy: str, epoch: int, snapshots: Iterable[Json]) -> tuple[Case, ...]:

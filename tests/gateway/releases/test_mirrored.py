@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -150,13 +151,23 @@ def test_policies_that_are_gone_are_forgotten() -> None:
     mirrored = Mirrored()
     mirrored.heard(pair(unlike(0.5)))
     mirrored.heard(pair(unlike(0.5), policy="q"))
-    mirrored.keep(["p", "q"])
+    mirrored.keep({"p": 0, "q": 0})
     assert mirrored.revision == 2
-    mirrored.keep(["q"])
+    mirrored.keep({"q": 0})
     assert mirrored.revision == 3
     assert mirrored.worst("p") == ()
     assert len(mirrored.worst("q")) == 1
     assert "p/0/mirror/failed" in mirrored.take()
+
+
+def test_the_cases_of_another_target_make_room() -> None:
+    """Else twenty copies without any likeness would be all that was ever shown."""
+    mirrored = Mirrored()
+    for _ in range(WORST):
+        mirrored.heard(pair(unlike(0.0)))
+    mirrored.keep({"p": 7})
+    mirrored.heard(replace(pair(unlike(0.5)), epoch=7))
+    assert [case.score for case in cases_of("p", 7, [mirrored.snapshot()])] == [0.5]
 
 
 def test_content_is_bounded_and_not_shown() -> None:
