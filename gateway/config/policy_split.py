@@ -5,7 +5,7 @@ Pure: values only. `gateway.plan.split` assigns, `gateway.stats` compares.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -45,9 +45,10 @@ class Analysis(Spec):
     method: Literal["sequential", "fixed"] = Field(
         default="sequential",
         description="`sequential` holds however often it is looked at; `fixed` (z and t tests) "
-        "only when it is looked at once, with the needed number of samples.",
+        "only when it is looked at once, with the needed number of samples: what it says "
+        "then stays said.",
     )
-    alpha: Probability = Field(
+    alpha: Annotated[Probability, Field(le=0.5)] = Field(
         default=0.05, description="Share of false alarms that is put up with; 0.05 by convention."
     )
     power: Probability = Field(

@@ -46,6 +46,8 @@ class Experiment:
     comparisons: tuple[Mapping[str, Any], ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     """Requests by arm."""
+    judged: str = ""
+    """By which numbers of `analysis` it was judged; by others what was found does not count."""
 
     def as_json(self) -> dict[str, Any]:
         """Return all fields by name."""
@@ -103,23 +105,12 @@ def look(policy: Policy, state: Experiment, arms: ByArm, groups: Grouped) -> Exp
     crowded = _crowding([groups.get(name, {}).get(_COUNTED) for name in names])
     shares = [arm.weight for arm in split.arms]
     mismatch = _mismatch([counts[name] for name in names], shares, crowded)
-    held = dict(state.held)
-    found: list[Mapping[str, Any]] = []
-    winners: list[tuple[float, str]] = []
-    others = [name for name in names if name != policy.baseline]
-    for metric in split.metrics:
-        decides = metric == split.metrics[0]
-        analysis = _analysis(split, metric).among(len(others))
-        for name in others:
-            effect = _design_effect(metric, (policy.baseline, name), arms, groups)
-            analysis = replace(analysis, design_effect=effect)
-            one = _compare(metric, policy.baseline, name, arms, analysis, held)
-            if one is None:
-                continue
-            held[f"{name}/{metric}"] = _finite(one.held)
-            found.append({"arm": name, "decides": decides} | _shown(one))
-            if decides and one.decision is Decision.PROMOTE:
-                winners.append((abs(one.effect), name))
+    held, found = _compared(policy, state, arms, groups)
+    winners = [
+        (abs(one["effect"]), one["arm"])
+        for one in found
+        if one["decides"] and one["decision"] == Decision.PROMOTE
+    ]
     enough = min(counts.values()) >= split.analysis.min_samples
     broken = mismatch is not None and mismatch <= _broken_at()
     winner = None
@@ -130,8 +121,9 @@ def look(policy: Policy, state: Experiment, arms: ByArm, groups: Grouped) -> Exp
         held=held,
         winner=winner,
         mismatch=mismatch,
-        comparisons=tuple(found),
+        comparisons=found,
         counts=counts,
+        judged=_judged_by(split),
     )
 
 
@@ -151,6 +143,41 @@ def verdict(policy: Policy, state: Experiment) -> str:
         return f"not enough data: {least:,} of {split.analysis.min_samples:,} requests in an arm"
     said = [one["text"] for one in state.comparisons if one["decides"]]
     return "; ".join(said) or "nothing to compare yet"
+
+
+def _judged_by(split: Split) -> str:
+    return split.analysis.model_dump_json(exclude={"min_samples", "aa"})
+
+
+def _compared(
+    policy: Policy, state: Experiment, arms: ByArm, groups: Grouped
+) -> tuple[dict[str, tuple[float | None, float | None, float]], tuple[Mapping[str, Any], ...]]:
+    """Compare each arm with the baseline by each metric; return what to hold, and what was found.
+
+    What `fixed` has said stays said: it errs with alpha in one look, and here is one each second.
+    """
+    split = policy.split
+    assert split is not None  # noqa: S101  the caller knows the kind
+    held, said = dict(state.held), {(one["arm"], one["metric"]): one for one in state.comparisons}
+    if state.judged not in {"", _judged_by(split)}:
+        held, said = {}, {}
+    found: list[Mapping[str, Any]] = []
+    others = [arm.name for arm in split.arms if arm.name != policy.baseline]
+    for metric in split.metrics:
+        decides = {"decides": metric == split.metrics[0]}
+        analysis = _analysis(split, metric).among(len(others))
+        for name in others:
+            once = said.get((name, metric))
+            if analysis.method is Method.FIXED and once and once["decision"] != Decision.WAIT:
+                found.append({**once, **decides})
+                continue
+            effect = _design_effect(metric, (policy.baseline, name), arms, groups)
+            analysis = replace(analysis, design_effect=effect)
+            one = _compare(metric, policy.baseline, name, arms, analysis, held)
+            if one is not None:
+                held[f"{name}/{metric}"] = _finite(one.held)
+                found.append({"arm": name, **decides, **_shown(one)})
+    return held, tuple(found)
 
 
 def _promotes(policy: Policy) -> bool:
