@@ -101,6 +101,7 @@ def end_by(number: int) -> None:
 async def run(settings: Settings, ready: Ready, at_once: Callable[[int], None] = end_by) -> None:
     """Serve until SIGTERM or SIGINT; `at_once` is called with a second one.
 
+    It is called with the first one, too, if a model is being loaded when requests have ended.
     Raises `OSError` if it cannot listen, `OperatorError` if the repository cannot be read.
     """
     life = Life()
@@ -117,6 +118,9 @@ async def run(settings: Settings, ready: Ready, at_once: Callable[[int], None] =
             view = View(repository, life, importlib.metadata.version("sluice"))
             hosting = Hosting(settings, life, service, view, telemetry)
             await hosting.run(listener, repository.up, ready, at_once)
+            if repository.loading:
+                _LOG.info("ends without the models that are being loaded")
+                hosting.at_once()
         finally:
             await repository.close()
             service.close()
@@ -139,6 +143,8 @@ class Hosting:
         self._life = life
         self._departures = Departures()
         self._closing = asyncio.Event()
+        self.at_once: Callable[[], None] = lambda: None
+        """What a second signal does, once there has been the first."""
         app: ASGIApp = Http(service, view, telemetry, settings.limits, self._departures)
         self._http = _HttpServer(AccessLog(app) if settings.access_log else app, settings.drain_s)
         self._grpc: grpc.aio.Server | None = None
@@ -175,6 +181,7 @@ class Hosting:
             at_once()
             return
         self._life.draining = True
+        self.at_once = at_once
         asyncio.get_running_loop().call_later(self._settings.drain_delay_s, self._close)
 
     def _close(self) -> None:

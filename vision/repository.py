@@ -160,6 +160,11 @@ class Repository:
         """Wait until `ready`."""
         await self._up.wait()
 
+    @property
+    def loading(self) -> bool:
+        """Say whether loads are under way, for which `close` would wait."""
+        return self._under_way > 0
+
     def lease(self, name: str, version: int | None = None, deadline: float | None = None) -> Lease:
         """Keep a version in memory, the one that serves if none is named.
 

@@ -16,7 +16,10 @@ import pytest
 
 from vision.app import SHIPPED, Address, Settings, bind, run
 from vision.errors import OperatorError
+from vision.lane import LaneObserver
+from vision.model import Model, OffLoop, load
 from vision.repository import Control, RepositorySettings
+from vision.versions import Found
 
 
 @pytest.fixture
@@ -77,6 +80,31 @@ async def test_a_second_signal_ends_it_at_once(repository: Path) -> None:
             while (await client.get("/health")).status_code != 503:
                 pass
         assert not heard
+    assert heard == [signal.SIGTERM]
+
+
+async def test_what_is_being_loaded_is_not_waited_for(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held(name: str, found: Found, observer: LaneObserver, off_loop: OffLoop) -> Model:
+        begun.set()
+        await go_on.wait()
+        return await load(name, found, observer, off_loop)
+
+    heard: list[int] = []
+
+    def at_once(number: int) -> None:
+        heard.append(number)
+        go_on.set()  # A process would have ended here.
+
+    monkeypatch.setattr("vision.app.load", held)
+    settings = Settings(folder=repository, port=0)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(run(settings, lambda _: None, at_once))
+        await begun.wait()  # It listens to signals before its first load begins.
+        os.kill(os.getpid(), signal.SIGTERM)
     assert heard == [signal.SIGTERM]
 
 
