@@ -17,6 +17,13 @@ _REFERENCE = {
     "type": "string",
     "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^{}]*)?\}",
 }
+_BOUNDS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+}
+"""What pydantic calls a bound that was laid over a type with a check of its own: no JSON Schema."""
 _LABELS = ("title", "description", "default", "examples")
 
 
@@ -49,7 +56,12 @@ def _open(node: Any) -> Any:
         return [_open(item) for item in node]
     if not isinstance(node, dict):
         return node
-    opened = {key: value if key in _LABELS else _open(value) for key, value in node.items()}
+    opened = {
+        key if isinstance(value, dict) else _BOUNDS.get(key, key): value
+        if key in _LABELS
+        else _open(value)
+        for key, value in node.items()
+    }
     if opened.get("type") in ("integer", "number", "boolean") or {"enum", "const"} & opened.keys():
         labels = {key: opened.pop(key) for key in _LABELS if key in opened}
         return {**labels, "anyOf": [opened, {"$ref": "#/$defs/Interpolated"}]}

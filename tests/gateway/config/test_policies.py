@@ -13,6 +13,7 @@ from gateway.config.policies import (
     load_policies,
     missing_files,
     parse_policy,
+    policy_schema,
     policy_schema_text,
 )
 from gateway.config.policy_conflicts import Known
@@ -174,6 +175,15 @@ def test_a_classifier_without_its_file_is_reported_not_refused(tmp_path: Path) -
     assert [str(each) for each in missing_files(loaded)] == [f"{path}:3:9: classifier.file {words}"]
     (tmp_path / "f.onnx").touch()
     assert missing_files([*loaded, parse_policy(SPLIT, "f", {})]) == []
+
+
+def test_the_schema_bounds_what_the_loader_bounds() -> None:
+    """In JSON Schema's words, so that editors know them."""
+    schema = policy_schema()
+    step = schema["$defs"]["Step"]["properties"]["weight"]["anyOf"][0]
+    assert (step["exclusiveMinimum"], step["maximum"]) == (0, 100)
+    assert schema["$defs"]["Analysis"]["properties"]["alpha"]["anyOf"][0]["maximum"] == 0.5
+    assert not {'"ge":', '"gt":', '"le":', '"lt":'} & set(policy_schema_text().split())
 
 
 def test_the_published_schema_is_up_to_date() -> None:
