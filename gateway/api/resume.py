@@ -18,6 +18,7 @@ import msgspec
 
 from gateway.api.body import Facts, spans
 from gateway.relay.delivered import Delivered, Mode
+from gateway.relay.watch import DECODE_ERRORS
 
 GREEDY_REPLAY_TOKENS = 512
 """Up to so many tokens a greedy answer is asked for again first: it repeats itself to the byte,
@@ -291,6 +292,6 @@ def read_count(answer: bytes) -> int | None:
     """Return the number in an answer of `/tokenize`; None if it is not one."""
     try:
         count = msgspec.json.decode(answer, type=_Tokens).count
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except DECODE_ERRORS:
         return None
     return count if count >= 0 else None

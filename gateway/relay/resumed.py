@@ -19,7 +19,7 @@ from gateway.model import Usage
 from gateway.relay.delivered import Delivered, Mode
 from gateway.relay.sse import payload, split
 from gateway.relay.transcript import Transcript
-from gateway.relay.watch import Failure, read_error
+from gateway.relay.watch import DECODE_ERRORS, Failure, read_error
 
 _Raw = dict[str, msgspec.Raw]
 
@@ -40,7 +40,7 @@ _CHUNK = msgspec.json.Decoder(_Chunk)
 _CHOICE = msgspec.json.Decoder(_Choice)
 _MEMBERS = msgspec.json.Decoder(_Raw)
 _ANY = msgspec.json.Decoder()
-_COUNT = msgspec.json.Decoder(int)
+_COUNT = msgspec.json.Decoder(int | None)
 _encode = msgspec.json.encode
 _REASONING = ("reasoning", "reasoning_content")
 _TEXTS = frozenset({"content", *_REASONING})
@@ -138,7 +138,7 @@ class ResumedWatcher:
             return event if self.started else b""
         try:
             return self._rewrite(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             self.failure = _UNREADABLE
             return b""
 
@@ -170,8 +170,10 @@ class ResumedWatcher:
 
     def _add_up(self, counts: Mapping[str, msgspec.Raw]) -> msgspec.Raw:
         """Return the usage of the whole answer: a continued one has its beginning in the prompt."""
-        prompt = _count(counts.get("prompt_tokens"))
+        prompt = _count(counts.get("prompt_tokens")) or 0
         completion = _count(counts.get("completion_tokens"))
+        if completion is None:
+            return _raw(counts)  # To what was not counted nothing can be added.
         if not self._again:
             prompt, completion = max(0, prompt - self._tokens), completion + self._tokens
         self.usage = Usage(prompt, completion, exact=True)
@@ -262,7 +264,7 @@ def _raw(value: object) -> msgspec.Raw:
     return msgspec.Raw(_encode(value))
 
 
-def _count(raw: msgspec.Raw | None) -> int:
+def _count(raw: msgspec.Raw | None) -> int | None:
     return 0 if raw is None else _COUNT.decode(raw)
 
 

@@ -15,6 +15,7 @@ import msgspec
 from gateway.relay.alike import Frame, frame_of
 from gateway.relay.delivered import TEXT_CHARACTERS, Delivered, Obstacle
 from gateway.relay.sse import payload, split
+from gateway.relay.watch import DECODE_ERRORS
 
 FOLD_READS = 256
 """Reads kept before they are decoded: 64 KiB at the 250 bytes of a token's event.
@@ -159,7 +160,7 @@ class Transcript:
                 self._take(runs)
         except _OtherContentError:
             self._obstacle = Obstacle.OTHER
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             self._obstacle = Obstacle.UNREADABLE
         # One string for many: a token's string costs ten times its characters.
         self._size += _merge(self._text, kept[0]) + _merge(self._reasoning, kept[1])
@@ -178,7 +179,7 @@ class Transcript:
         return text is not None
 
     def _take(self, runs: list[bytes]) -> None:
-        """Decode each event. Raises `MsgspecError`, `UnicodeDecodeError`, `_OtherContentError`."""
+        """Decode each event. Raises one of `DECODE_ERRORS`, or `_OtherContentError`."""
         events = b"".join(runs)
         if not self._head.id:
             self._head = _first_head(events)
@@ -253,7 +254,7 @@ def _first_head(events: bytes) -> _Head:
             continue
         try:
             head = _HEAD.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             continue  # The end mark; what else cannot be read is found by the next who looks.
         if head.id:
             return head
@@ -261,13 +262,13 @@ def _first_head(events: bytes) -> _Head:
 
 
 def _decode(events: bytes) -> list[_Chunk]:
-    """Return the chunks in a run of whole events. Raises `MsgspecError`, `UnicodeDecodeError`."""
+    """Return the chunks in a run of whole events. Raises one of `DECODE_ERRORS`."""
     if events.startswith(b"data: "):
         # As engines write them: one line each. No JSON string has a line feed in it.
         lines = events[6:].replace(b"\n\ndata: ", b"\n")
         try:
             chunks = _CHUNK.decode_lines(lines)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             chunks = []
         if events.count(b"\n") == 2 * len(chunks) and lines.count(b"\n") == len(chunks) + 1:
             return chunks

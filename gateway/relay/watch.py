@@ -17,6 +17,9 @@ import msgspec
 from gateway.model import Usage
 from gateway.relay.sse import payload, split
 
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises: for what is no JSON, or is nested deeper than can be read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -60,10 +63,11 @@ class _Choice(msgspec.Struct, gc=False):
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    input_tokens: int = 0  # The names of /v1/responses and /v1/messages.
-    output_tokens: int = 0
+    # vLLM's own schema lets counts be null; one that is says nothing.
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    input_tokens: int | None = 0  # The names of /v1/responses and /v1/messages.
+    output_tokens: int | None = 0
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -128,7 +132,7 @@ class ChatWatcher:
             return self.started
         try:
             chunk = _CHUNK.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             self.failure = Failure("The engine sent an event that is not JSON.")
             return False
         if chunk.error is not None:
@@ -137,8 +141,10 @@ class ChatWatcher:
         return self._count(chunk)
 
     def _count(self, chunk: _Chunk) -> bool:
-        if chunk.usage is not None:
-            self.usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens, exact=True)
+        usage = chunk.usage
+        if usage is not None:
+            if usage.completion_tokens is not None:
+                self.usage = Usage(usage.prompt_tokens or 0, usage.completion_tokens, exact=True)
             if not chunk.choices and self._strip_usage:
                 return False
         for choice in chunk.choices or ():
@@ -146,7 +152,7 @@ class ChatWatcher:
                 self.failure = Failure("The engine aborted the answer.")
                 return False
             self._finished += choice.finish_reason is not None
-        if chunk.usage is None:
+        if usage is None:
             self.count(1)
         self.started = True
         return True
@@ -207,14 +213,14 @@ class TypedWatcher:
             return self.started
         try:
             seen = _EVENT.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             self.failure = Failure("The engine sent an event that is not JSON.")
             return False
         if seen.type in {"error", "response.failed"} or seen.error is not None:
             self.failure = read_error(seen.error or seen.message)
             return False
         usage = seen.usage or (seen.response.usage if seen.response else None)
-        if usage is not None:
+        if usage is not None and usage.output_tokens is not None:
             self.usage = Usage(
                 usage.input_tokens or self.usage.prompt_tokens, usage.output_tokens, exact=True
             )
@@ -271,7 +277,7 @@ def failure_of(body: bytes) -> Failure | None:
     if _ERROR.match(body):
         try:
             error = msgspec.json.decode(body).get("error")
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             return Failure("The engine sent an answer that is not JSON.")
         return read_error(error) if error is not None else None
     # rfind() with a long pattern takes a third of the time of `in`.

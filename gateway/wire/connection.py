@@ -198,29 +198,32 @@ class Connection(asyncio.Protocol):
             self.close()  # Bytes that nobody asked for: the stream is out of step.
             return
         self._heard = True
-        if self._aligned:
-            take = self._take
-            if take is not None and take(data):
-                return
-            self._aligned = False
-        elif not self._head_done:
-            if self._fed == 0 and self._take_familiar(data, receiver):
-                return
-            self._fed += len(data)
         try:
+            if self._aligned:
+                take = self._take
+                if take is not None and take(data):
+                    return
+                self._aligned = False
+            elif not self._head_done:
+                if self._fed == 0 and self._take_familiar(data, receiver):
+                    return
+                self._fed += len(data)
             self._parser.feed_data(data)
+            self._after_parse(data, receiver)
         except httptools.HttpParserError as error:
             self.fail(UpstreamError(f"The engine sent invalid HTTP: {error}."))
-            return
         except httptools.HttpParserUpgrade:
             self.fail(UpstreamError("The engine switched to another protocol."))
-            return
-        if self._head_done:
-            self._after_parse(data, receiver)
-        elif self._fed > MAX_HEAD_BYTES:
-            self.fail(UpstreamError("The engine sent too large a response head."))
+        except Exception:  # A defect: the loop logs it and drops us, but tells no receiver.
+            self._receiver = None
+            receiver.lost(UpstreamError("The gateway failed on what the engine sent."))
+            raise
 
     def _after_parse(self, data: bytes, receiver: Receiver) -> None:
+        if not self._head_done:
+            if self._fed > MAX_HEAD_BYTES:
+                self.fail(UpstreamError("The engine sent too large a response head."))
+            return
         if self._whole and self._fed == len(data) and self._keeps_alive:
             self._client.learn(data, self._parser.get_status_code(), self._headers)
         if self._chunk_done and data.endswith(b"\r\n"):

@@ -131,6 +131,8 @@ def usage(prompt: int = 3, completion: int = 2, model: str = "m") -> bytes:
 
 
 DONE = event(b"[DONE]")
+DEEP = b"[" * 100_000 + b"]" * 100_000
+"""Valid JSON that no decoder of ours reads: it is nested too deep."""
 
 
 def stream(*events: bytes, whole: bool = True) -> list[bytes]:

@@ -26,6 +26,7 @@ from gateway.relay.delivered import Delivered, Mode, Obstacle
 from gateway.relay.resumed import ResumedWatcher
 from gateway.relay.transcript import Transcript
 from tests.support.answers import SERVED, said, sim_stream
+from tests.support.engine import DEEP
 
 C, R = Mode.CONTINUE, Mode.REPLAY
 HAVE = Delivered("so far", id="c", role=True, tokens=2)
@@ -353,6 +354,7 @@ def test_space_at_the_end_is_generated_again_in_a_chat() -> None:
         (b'{"error":{"message":"no"}}', None),
         (b"\xff", None),
         (b'{"count":"\xff"}', None),
+        pytest.param(b'{"tokens":%b,"count":5}' % DEEP, None, id="too deep"),
     ],
 )
 def test_the_count_of_tokenize_is_read(answer: bytes, count: int | None) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import ANY
 
 import pytest
@@ -15,6 +16,7 @@ from gateway.errors import GatewayError
 from gateway.relay.reply import Reply
 from gateway.relay.watch import ChatWatcher
 from gateway.telemetry.metrics import Histogram
+from gateway.wire.guard import ResponseHead
 from gateway.wire.types import UpstreamError
 from gateway.wire.upstream import IDLE_EXPIRY_S, Address, Client
 from tests.support.control import ManualClock
@@ -176,6 +178,41 @@ async def test_a_cancel_in_the_turn_of_the_last_byte_leaves_the_connection_alone
                 await sending
             assert one.client.take(one.clock.now) is not None
             await one.settled(1)
+
+
+@pytest.mark.parametrize("familiar", [False, True])
+async def test_who_fails_on_an_answer_is_told_that_it_ended(familiar: bool) -> None:
+    """Whoever waits for it would wait for ever, else; and the connection is nobody's again."""
+
+    class Failing(Reply):
+        """Has a defect."""
+
+        __slots__ = ()
+
+        def data(self, data: bytes, *, last: bool) -> None:
+            raise ZeroDivisionError
+
+        def whole(self, head: ResponseHead, body: bytes) -> None:
+            raise ZeroDivisionError
+
+    heard: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    async with Engine([response()]) as engine:
+        with bench(engine) as one:
+            if familiar:
+                await one.send()
+            gaps, clock = Histogram((1.0,)), one.clock.monotonic
+
+            def reply() -> Reply:
+                return Failing(lambda: ChatWatcher(1, strip_usage=False), None, gaps, clock)
+
+            async with asyncio.timeout(PATIENCE_S):
+                found = await send(one.client, GET_ON, reply, clock, math.inf)
+            assert found.failure is not None
+            assert "The gateway failed" in found.failure.message
+            assert [type(one["exception"]) for one in heard] == [ZeroDivisionError]
+            assert one.client.take(one.clock.now) is None
+            await one.settled(0)
 
 
 # Bodies that are still coming.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.engine import (
+    DEEP,
     DONE,
     Script,
     Then,
@@ -47,6 +48,7 @@ FAILURES: dict[str, Script] = {
     "closed": [Then.CLOSE],
     "garbage": [b"HTP/9 what\r\n\r\n", Then.CLOSE],
     "error in a 200": [response(b'{"error":{"message":"oom"}}')],
+    "an error without a bottom": [response(b'{"error":%b}' % DEEP)],
     "cut answer": [response(b'{"answer":', length=99), Then.CLOSE],
 }
 STREAM_FAILURES: dict[str, Script] = {
@@ -55,6 +57,7 @@ STREAM_FAILURES: dict[str, Script] = {
     "nothing": stream(),
     "only its end": stream(DONE),
     "not JSON": stream(event(b"{what")),
+    "without a bottom": stream(event(b'{"x":%b}' % DEEP)),
     "cut before the first token": [*stream(whole=False), Then.CLOSE],
 }
 

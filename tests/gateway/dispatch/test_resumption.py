@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.engine import (
+    DEEP,
     DONE,
     Script,
     Then,
@@ -49,6 +50,7 @@ ENDS: dict[str, Script] = {
     "error event": stream(event({"error": {"message": "oom"}}), DONE)[1:],
     "abort": stream(event({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]}))[1:],
     "not JSON": stream(event(b"{what"))[1:],
+    "without a bottom": stream(event(b'{"x":%b}' % DEEP))[1:],
     "bad chunk": [b"zz\r\n"],
     "half an event": [chunk(token("x")[:30]), Then.CLOSE],
 }

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from gateway.model import Usage
 from gateway.relay.delivered import Delivered, Mode, Obstacle
 from gateway.relay.resumed import ResumedWatcher, length_ending
-from gateway.relay.sse import EventSplitter
+from gateway.relay.sse import EventSplitter, split
 from gateway.relay.transcript import Transcript
 from gateway.relay.watch import Failure, Watcher
 from tests.support.answers import said, sim_stream
-from tests.support.engine import DONE, event, finish, token, usage
+from tests.support.engine import DEEP, DONE, event, finish, token, usage
 
 NAMES = {"id": "second", "object": "chat.completion.chunk", "created": 9, "model": "engine"}
 BEFORE = Delivered("one two", "", "first", 7, "m", role=True, tokens=2)
@@ -343,6 +343,16 @@ def test_counts_that_are_missing_are_none() -> None:
     assert watched.usage == Usage(0, 3, exact=True)
 
 
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_count_that_is_null_stays_null(mode: Mode) -> None:
+    """There is nothing to add to; and it breaks no stream."""
+    watched = watcher(mode, replace_text(mode))
+    out = watched.see(delta(content="a") + counts(prompt_tokens=3, completion_tokens=None) + DONE)
+    last = json.loads(list(split(out))[-2].removeprefix(b"data: "))
+    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": None}
+    assert (watched.failure, watched.usage.exact) == (None, False)
+
+
 # The end.
 
 
@@ -357,6 +367,9 @@ def test_counts_that_are_missing_are_none() -> None:
         (event({"choices": [7]}), "The engine sent an event that is not JSON."),
         (counts(prompt_tokens="x"), "The engine sent an event that is not JSON."),
         (event(b'{"choices":[{"text":"\xff"}]}'), "The engine sent an event that is not JSON."),
+        pytest.param(
+            event(b'{"x":%b}' % DEEP), "The engine sent an event that is not JSON.", id="too deep"
+        ),
     ],
 )
 def test_failures_are_those_of_any_stream(mode: Mode, bad: bytes, failure: str) -> None:

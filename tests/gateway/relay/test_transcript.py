@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.relay.delivered import TEXT_CHARACTERS, Delivered, Obstacle
 from gateway.relay.transcript import FOLD_BYTES, FOLD_READS, Transcript
 from tests.support.answers import said, sim_stream
-from tests.support.engine import DONE, chunk, event, finish, token, usage
+from tests.support.engine import DEEP, DONE, chunk, event, finish, token, usage
 
 CAPTURES = Path(__file__).parents[2] / "data/vllm-0.32"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -125,6 +125,7 @@ def test_a_stream_that_counts_itself_is_believed() -> None:
         (event({"choices": [{"delta": {"content": 7}}]}), Obstacle.UNREADABLE),
         (event({"choices": 7}), Obstacle.UNREADABLE),
         (event(b'{"choices":[{"text":"\xff"}]}'), Obstacle.UNREADABLE),
+        pytest.param(event(b'{"x":%b}' % DEEP), Obstacle.UNREADABLE, id="too deep"),
         (delta(content="x" * (TEXT_CHARACTERS + 1)), Obstacle.TOO_LONG),
     ],
 )

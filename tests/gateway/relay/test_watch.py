@@ -20,7 +20,7 @@ from gateway.relay.watch import (
     read_error,
     usage_of,
 )
-from tests.support.engine import DONE, event, finish, token, usage
+from tests.support.engine import DEEP, DONE, event, finish, token, usage
 
 PING = b": ping\n\n"
 
@@ -137,6 +137,20 @@ def test_the_usage_that_only_we_asked_for_is_taken_out() -> None:
     assert chat(strip_usage=True).see(both) == both
 
 
+def test_counts_that_are_null_say_nothing() -> None:
+    """vLLM's schema allows them: the stream is as whole as any, and the estimate stays."""
+    nulls = {"prompt_tokens": None, "completion_tokens": None}
+    data = token("a") + finish() + event({"choices": [], "usage": nulls}) + DONE
+    watcher = chat()
+    assert watcher.see(data) == data
+    assert state(watcher) == (Usage(0, 2), None, True, True, b"")
+    other = TypedWatcher()
+    nulls = {"input_tokens": None, "output_tokens": None}
+    data = typed("content_block_delta") + typed("message_delta", usage=nulls)
+    assert other.see(data) == data
+    assert (other.usage, other.failure) == (Usage(0, 1), None)
+
+
 @pytest.mark.parametrize("choices", [1, 2, 3])
 def test_a_missing_end_mark_is_added_once_all_choices_have_finished(choices: int) -> None:
     """With one choice unfinished the stream was cut, and nothing makes it whole."""
@@ -159,6 +173,11 @@ def test_a_missing_end_mark_is_added_once_all_choices_have_finished(choices: int
         (finish("abort"), Failure("The engine aborted the answer.")),
         (event(b"{half"), Failure("The engine sent an event that is not JSON.")),
         (event(b"\xff"), Failure("The engine sent an event that is not JSON.")),
+        pytest.param(
+            event(b'{"x":%b}' % DEEP),
+            Failure("The engine sent an event that is not JSON."),
+            id="too deep",
+        ),
         (event(b"[]"), Failure("The engine sent an event that is not JSON.")),
         (event({"choices": 3}), Failure("The engine sent an event that is not JSON.")),
     ],
@@ -286,6 +305,11 @@ def test_usage_is_found_in_a_whole_answer(body: bytes, expected: Usage) -> None:
         (b'{"choices":[{"text":"\\"finish_reason\\":\\"abort\\""}]}', None),
         (b'{"object":"list","error":{"message":"m"}}', None),
         (b'{"error":{', Failure("The engine sent an answer that is not JSON.")),
+        pytest.param(
+            b'{"error":%b}' % DEEP,
+            Failure("The engine sent an answer that is not JSON."),
+            id="too deep",
+        ),
     ],
 )
 def test_an_error_in_a_whole_answer_is_told_from_content(
