@@ -34,7 +34,7 @@ class Wishes(Facts, gc=False):
 
     messages: msgspec.Raw = msgspec.Raw()
     temperature: Any = None
-    max_tokens: Any = None
+    max_tokens: Any = msgspec.UNSET  # With null, vLLM sets no limit even where it has a default.
     max_completion_tokens: Any = None
     min_tokens: Any = None
     best_of: Any = None
@@ -178,7 +178,7 @@ def allowance(route: str, wishes: Wishes, tokens: int) -> int | None:
     limit = wishes.max_tokens
     if route == "chat" and wishes.max_completion_tokens is not None:
         limit = wishes.max_completion_tokens
-    if limit is None and route == "completions":
+    if limit is msgspec.UNSET and route == "completions":
         limit = _COMPLETIONS_MAX_TOKENS
     return limit - tokens if isinstance(limit, int) else None
 
@@ -208,7 +208,7 @@ def _limits(route: str, wishes: Wishes) -> list[str]:
     """Return the keys that hold the limit; engines differ in which of two they obey."""
     if route == "completions" or wishes.max_completion_tokens is None:
         return ["max_tokens"]
-    both = wishes.max_tokens is not None
+    both = wishes.max_tokens not in (None, msgspec.UNSET)
     return ["max_completion_tokens", "max_tokens"] if both else ["max_completion_tokens"]
 
 

@@ -293,6 +293,14 @@ def test_a_prompt_gets_the_text(prompt: object) -> None:
     assert found == {"model": "m", "prompt": "Once upon", "max_tokens": 13}
 
 
+def test_a_limit_of_null_is_none() -> None:
+    """vLLM takes the default of completions only where nothing is said: null must cut nothing."""
+    assert allowance("completions", wishes("completions"), 20) == -4
+    assert allowance("completions", wishes("completions", max_tokens=None), 20) is None
+    found = body_after("completions", max_tokens=None)
+    assert found == {"model": "m", "prompt": "Hi.\nso far", "max_tokens": None}
+
+
 @pytest.mark.parametrize(
     ("fields", "after"),
     [
