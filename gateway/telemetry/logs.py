@@ -37,6 +37,7 @@ class AccessLog(Generic[R]):
         self._pending: deque[str] = deque()  # Its ends are safe between two threads.
         self.dropped = 0
         """Lines that were lost to a slow or full disk."""
+        self._torn = False
         self._closing = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
@@ -74,10 +75,14 @@ class AccessLog(Generic[R]):
         lines = [self._pending.popleft() for _ in range(len(self._pending))]
         if not lines:
             return
+        # After a failure half a line may stand there; the next one begins at a beginning.
+        text = "".join(["\n", *lines] if self._torn else lines)
         try:
-            self._file.write("".join(lines).encode())
+            self._file.write(text.encode())
             self._file.flush()
+            self._torn = False
         except (OSError, ValueError) as error:
+            self._torn = True
             if not self.dropped:
                 _LOG.warning("The access log cannot be written: %s", error)
             self.dropped += len(lines)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +40,39 @@ def test_a_full_disk_drops_lines_and_counts_them(
     log.close()
     assert log.dropped == count
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_what_comes_after_a_full_disk_stands_on_lines_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it became full half a line may stand; no other is lost with it."""
+
+    class Filling(io.FileIO):
+        room = 10_005  # In the midst of a line.
+
+        def write(self, data: Any) -> int:
+            if not self.room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            part = memoryview(data)[: self.room]
+            Filling.room -= len(part)
+            return super().write(part)
+
+    path = tmp_path / "access.log"
+    disk = io.BufferedWriter(Filling(path, "ab"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda *_: disk)
+        log = AccessLog(str(path), line_of, interval_s=3600)
+    for first, last in ((0, 2000), (2000, 2003), (2003, 4000)):
+        for record in range(first, last):
+            log.write(record)
+        if first:
+            Filling.room = 10**9
+        log._flush()
+    log.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = [f"line {record}\n".encode() for record in range(2000, 4000)]
+    assert lines[-2000:] == whole
+    assert log.dropped == 2000
 
 
 def test_a_slow_disk_costs_lines_not_memory(
