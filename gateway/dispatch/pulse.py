@@ -57,7 +57,8 @@ class _Stream:
         last_at = self._pinged_at if reply is None else max(self._pinged_at, reply.last_at)
         if not after_s or now - last_at < after_s:
             return
-        if reply is not None and reply.ended and reply.failure is None:
+        held = attempts.lease is not None  # Until a refusal is settled, and the next is waited for.
+        if held and reply is not None and reply.ended and reply.failure is None:
             return  # All is said; the request is about to be recorded.
         record = attempts.record
         if down.started and not record.stream:

@@ -22,7 +22,7 @@ from tests.support.engine import (
 )
 from tests.support.failover import Failover, failover
 from tests.support.raw import Answer, RawClient, post
-from tests.support.rig import CHAT, STREAM, read_event
+from tests.support.rig import CHAT, STREAM, eventually, read_event
 
 WHOLE = token("a") + finish() + DONE
 
@@ -71,6 +71,19 @@ async def test_a_failure_after_the_first_comment_leads_elsewhere_as_well() -> No
         await begin(rig, client, rig.engines[0])
         turn.go.set()
         assert await rest(client) == PING + WHOLE
+
+
+async def test_a_wait_after_a_refusal_is_bridged_as_any_other() -> None:
+    """The engine wants to be left alone for a while: its answer has ended, the request has not."""
+    busy = [response(b"{}", b"503 Busy", [(b"retry-after", b"9")])]
+    async with failover([busy]) as rig, rig.client() as client:
+        client.send(post(STREAM))
+        await rig.engines[0].wait_requests(1)
+        endpoint = rig.gateway.clusters["pool"].endpoints[0]
+        await eventually(lambda: endpoint.inflight == 0)
+        rig.pass_time(10)
+        assert (await client.head()).status == 200
+        assert await client.piece() == PING
 
 
 @pytest.mark.parametrize(
