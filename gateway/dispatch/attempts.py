@@ -53,6 +53,8 @@ class Again:
     request: Request
     watch: Callable[[bool], Watcher]
     """Makes the watcher of the new stream; told whether the usage chunk was our own wish."""
+    names: bool
+    """Whether it writes the name of the model, too: the one that the stream began with."""
 
 
 class Attempts:
@@ -182,10 +184,12 @@ class Attempts:
 
         assert record.series is not None  # noqa: S101  there is a plan
         gaps, monotonic = record.series.inter_token, self.shared.monotonic
+        # A fallback's engine may know its model by the very name that the client has.
+        rename = None if again is not None and again.names else plan.rename
 
         def new_reply() -> Reply:
-            self.reply = reply = Reply(watch, plan.rename, gaps, monotonic, kept)
-            if plan.rename is not None and request.route.kind is Kind.VISION:
+            self.reply = reply = Reply(watch, rename, gaps, monotonic, kept)
+            if rename is not None and request.route.kind is Kind.VISION:
                 reply.hold_bytes = WHOLE_BYTES  # The model to rename stands behind the outputs.
             return reply
 

@@ -197,7 +197,7 @@ class _Resumption:
             attempts.delivered = watcher.delivered
             return watcher
 
-        return Again(request, watch)
+        return Again(request, watch, names=bool(self._before.model))
 
     def _ending(self) -> Reply:
         """Return what ends a stream that has had every token that was asked for."""

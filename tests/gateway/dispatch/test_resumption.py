@@ -228,6 +228,21 @@ async def test_a_fallback_goes_on_where_no_endpoint_of_the_model_can() -> None:
         assert {one["model"] for one in chunks} == {"m"}
 
 
+async def test_a_fallbacks_engine_that_knows_the_model_by_its_name_changes_nothing() -> None:
+    """The same model in another cluster must have another name there, but not for the client."""
+    async with failover(
+        [cut(*WORDS[:2]), [Then.RESET]],
+        others=[[COUNT, CONTINUED]],
+        models={
+            "m": {"cluster": "pool", "fallbacks": ["o"]},
+            "o": {"cluster": "other", "upstream_model": "m"},
+        },
+    ) as rig:
+        text, chunks = read((await rig.post(STREAM)).body)
+        assert text == TEXT
+        assert {one["model"] for one in chunks} == {"m"}
+
+
 async def test_a_client_that_leaves_during_a_resume_leaves_nothing_behind() -> None:
     """The second engine sees it leave as well."""
     turn = Turn()
