@@ -72,6 +72,21 @@ async def test_a_client_that_leaves_while_its_stream_is_resumed_cuts_nobody_else
 
 # Bodies and connections.
 
+
+async def test_a_form_that_was_waited_for_meets_the_endpoints_of_now() -> None:
+    """Its model came last, and the endpoint that was leaving when it began is back by then."""
+    form = _field(b"file", b"s" * 100) + _field(b"model", b"m") + b"--B--\r\n"
+    fields = {**FORM_TYPE, "Expect": "100-continue", "Content-Length": str(len(form))}
+    async with failover([[response()]]) as rig, rig.client() as client:
+        cluster = rig.gateway.clusters["pool"]
+        cluster.endpoints[0].leave(rig.clock.now)
+        client.send(post(b"", FORM_PATH, fields))
+        assert (await client.head()).status == 100  # By now it is being served.
+        rig.clock.now += cluster.spec.outliers.eject_s
+        client.send(form)
+        assert (await client.answer()).status == 200
+
+
 LARGE = b"x" * (HOLD_BYTES + 1)
 
 
