@@ -131,13 +131,14 @@ def _unknown(policy: Policy, known: Known) -> Iterator[tuple[Loc, str]]:
 def _other_kind(policy: Policy, known: Known) -> Iterator[tuple[Loc, str]]:
     asked = {known.kinds.get(f"model {known.owner(name)}") for name in policy.match.models} - {None}
     for loc, target in targets(policy):
-        kind = _kind_at(target, known)
+        kind = kind_at(target, known)
         if kind is not None and asked - {kind}:
             key = "model" if target.cluster is None else "cluster"
             yield (*loc, key), f"leads to where {kind} models are; those it matches are others"
 
 
-def _kind_at(target: Target, known: Known) -> str | None:
+def kind_at(target: Target, known: Known) -> str | None:
+    """Return the kind of models that a way leads to; None where the configuration does not say."""
     if target.cluster is not None:
         return known.kinds.get(f"cluster {target.cluster}")
     return known.kinds.get(f"model {known.owner(target.model or '')}")
@@ -145,7 +146,7 @@ def _kind_at(target: Target, known: Known) -> str | None:
 
 def _between(earlier: Policy, later: Policy, known: Known) -> Iterator[tuple[Loc, str]]:
     ours, theirs = (
-        {_kind_at(target, known) for _, target in targets(one)} for one in (earlier, later)
+        {kind_at(target, known) for _, target in targets(one)} for one in (earlier, later)
     )
     if None not in ours | theirs and not ours & theirs:
         return  # Each is about the models of its own kind.

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from gateway.config.policy import Policy
-from gateway.config.policy_conflicts import Known
+from gateway.config.policy_conflicts import Known, kind_at, targets
 from gateway.config.policy_fields import MAX_REGEX_CHARS, Target
 from gateway.config.policy_match import Header, Match
 from gateway.plan.split import Splitter, sampler
@@ -123,7 +123,7 @@ class Lanes(NamedTuple):
 class Rules:
     """All policies in effect. Immutable, but for the rollouts' splitters."""
 
-    __slots__ = ("_named", "_others", "rules")
+    __slots__ = ("_named", "_others", "kinds", "rules")
 
     def __init__(self, policies: Iterable[Policy], known: Known) -> None:
         """`policies` come in the order in which they are asked (`load_policies`)."""
@@ -131,6 +131,11 @@ class Rules:
             policy.name: Rule(policy) for policy in policies if policy.enabled
         }
         """By the policy's name."""
+        self.kinds: Mapping[str, frozenset[str | None]] = {
+            name: frozenset(kind_at(way, known) for _, way in targets(rule.policy)) - {None}
+            for name, rule in self.rules.items()
+        }
+        """Of models, by policy: where its arms lead, as far as the configuration says."""
         wanted = {name: known.expand(rule.policy.match.models) for name, rule in self.rules.items()}
         self._others = self._lanes(name for name, models in wanted.items() if not models)
         self._named: Mapping[str, Lanes | None] = {

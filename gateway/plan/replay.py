@@ -8,6 +8,8 @@ not hold is not guessed:
 - arms and samples by a key that is not logged: by their shares, so that the counts are expected
   ones;
 - classifiers: each arm perhaps has the request.
+
+Requests that never came to a model (refused, or of a name that nobody served) went to no policy.
 """
 
 from __future__ import annotations
@@ -17,12 +19,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateway.config.policy import Policy
+from gateway.model import Kind
 from gateway.plan.logged import Line
 from gateway.plan.match import Rule, Rules
 from gateway.plan.split import sampler
 
 OWN_WAY = ""
 """Stands in the place of a policy's name for requests that none applies to."""
+
+_VISION_ROUTE = "predict"
+"""The one route of models of images; all others are of language models (`gateway.api.routes`)."""
 
 _WHOLE = 1.0
 _NOTHING = 1e-12
@@ -51,7 +57,7 @@ class Replay:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._trials = {name: _Trial(rule) for name, rule in rules.rules.items()}
+        self._trials = {name: _Trial(rule, rules.kinds[name]) for name, rule in rules.rules.items()}
         self._counts: dict[tuple[str, str, str], float] = defaultdict(float)
         self._perhaps: dict[tuple[str, str, str], float] = defaultdict(float)
         self.lines = 0
@@ -67,7 +73,7 @@ class Replay:
     def take(self, line: Line) -> None:
         """Count one request. About 10 µs under a policy."""
         self.lines += 1
-        lanes = self._rules.of(line.model)
+        lanes = self._rules.of(line.model) if line.model else None
         left, certain = _WHOLE, True
         for rule in lanes.steering if lanes is not None else ():
             left, certain = self._offer(rule, line, left, certain)
@@ -77,7 +83,7 @@ class Replay:
 
     def copies(self, line: Line) -> None:
         """Count the copies that mirrors would make of one request, were there room for all."""
-        lanes = self._rules.of(line.model)
+        lanes = self._rules.of(line.model) if line.model else None
         left, certain = _WHOLE, True
         for rule in lanes.mirrors if lanes is not None else ():
             if left > _NOTHING:
@@ -125,10 +131,11 @@ class Replay:
 class _Trial:
     """One policy, asked about lines instead of requests."""
 
-    __slots__ = ("_policy", "_routes", "_rule", "_samples", "expected", "unseen")
+    __slots__ = ("_kinds", "_policy", "_routes", "_rule", "_samples", "expected", "unseen")
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, kinds: frozenset[str | None]) -> None:
         policy = rule.policy
+        self._kinds = kinds
         self._rule = rule
         self._policy = policy
         self._routes = frozenset(policy.match.routes)
@@ -142,6 +149,8 @@ class _Trial:
     def share(self, line: Line) -> float:
         """Return which part of the request the policy applies to, as far as the log tells."""
         if self._routes and line.route not in self._routes:
+            return 0.0
+        if self._kinds - {Kind.VISION if line.route == _VISION_ROUTE else Kind.LLM}:
             return 0.0
         share = _WHOLE
         for by, purpose, percent in self._samples:

@@ -170,6 +170,33 @@ def test_copies_are_counted_apart(percent: int, copies: int | None) -> None:
     assert found.get("later", 0) == 40 - wanted
 
 
+def test_a_policy_for_every_model_is_for_those_of_its_arms_kind() -> None:
+    """As in the gateway: language models are no place for pictures."""
+    kinds = {"cluster c": "llm", "cluster v": "vision"}
+    known = Known({"m": (), "seen": ()}, ("c", "v"), discovers=False, kinds=kinds)
+    policies = [
+        {"name": "all", "route": {"cluster": "c"}},
+        {"name": "eyes", "route": {"cluster": "v"}},
+        {"name": "shadow", "mirror": {"to": {"cluster": "v"}}},
+    ]
+    made = Rules([Policy.model_validate(each) for each in policies], known)
+    lines = [line(1), line(2, "seen", "predict")]
+    assert set(replayed(made, *lines)) == {("all", "route", "m"), ("eyes", "route", "seen")}
+    copied = Replay(made)
+    for each in lines:
+        copied.copies(each)
+    assert [each.model for each in copied.counts()] == ["seen"]
+
+
+def test_what_came_to_no_model_went_to_no_policy() -> None:
+    """A request that could not be read is in the log, too."""
+    made = rules(route("all"), {"name": "shadow", "mirror": {"to": {"model": "n"}}})
+    assert set(replayed(made, line(1, ""))) == {(OWN_WAY, "", "")}
+    copied = Replay(made)
+    copied.copies(line(1, ""))
+    assert copied.counts() == []
+
+
 def test_without_policies_every_request_goes_its_own_way() -> None:
     """Copies there are none."""
     replay = Replay(rules())
