@@ -7,6 +7,7 @@ engine answers from its HTTP server, so that none of them ever spends a token.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from random import Random
@@ -33,6 +34,9 @@ SCRAPE_PAUSE_S = 60.0
 
 MAX_METRICS_BYTES = 4 * 1024 * 1024
 """More is not read. vLLM's own are 64 KB."""
+
+MAX_MODELS_BYTES = 16 * 1024 * 1024
+"""A longer list is none. vLLM's has 0.5 KB for a model or an adapter."""
 
 ModelEntry = dict[str, Any]
 """One entry of an engine's `/v1/models`."""
@@ -67,20 +71,30 @@ async def scrape(
 
     Endless or huge ones are cut at `MAX_METRICS_BYTES`.
     """
-    text = bytearray()
     try:
-        async with (
-            asyncio.timeout(timeout_s),
-            http.stream("GET", endpoint.url + path, timeout=timeout_s) as response,
-        ):
-            if not response.is_success:
-                return b""
-            async for piece in response.aiter_bytes():
-                text += piece
-                if len(text) > MAX_METRICS_BYTES:
-                    break
+        return await _get(http, endpoint.url + path, timeout_s, MAX_METRICS_BYTES) or b""
     except (httpx.HTTPError, TimeoutError):
         return None
+
+
+async def _get(
+    http: httpx.AsyncClient, url: str, timeout_s: float, most_bytes: int
+) -> bytes | None:
+    """Return the body of a good answer, which is not read on behind `most_bytes`; else None.
+
+    Raises `httpx.HTTPError`, and `TimeoutError` where all of it takes more than `timeout_s`.
+    """
+    text = bytearray()
+    async with (
+        asyncio.timeout(timeout_s),
+        http.stream("GET", url, timeout=timeout_s) as response,
+    ):
+        if not response.is_success:
+            return None
+        async for piece in response.aiter_bytes():
+            text += piece
+            if len(text) > most_bytes:
+                break
     return bytes(text)
 
 
@@ -96,13 +110,11 @@ async def list_models(
     try:
         async for attempt in attempts:
             with attempt:
-                response = await http.get(endpoint.url + "/v1/models", timeout=timeout_s)
-    except (RetryError, httpx.HTTPError):  # The second: a broken content coding, say.
-        return None
-    if not response.is_success:
+                body = await _get(http, endpoint.url + "/v1/models", timeout_s, MAX_MODELS_BYTES)
+    except (RetryError, httpx.HTTPError, TimeoutError):  # The second: a broken coding, say.
         return None
     try:
-        entries = response.json()["data"]
+        entries = json.loads(body or b"")["data"]
         return [entry for entry in entries if isinstance(entry["id"], str)]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -147,6 +147,18 @@ async def test_an_answer_that_is_no_list_is_none(answer: httpx.Response) -> None
     assert await listed(answer) is None
 
 
+@pytest.mark.parametrize("piece", [b"x" * 300, b""])
+async def test_a_list_without_an_end_is_none(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By size where it keeps coming, by time where it does not."""
+    if piece:
+        monkeypatch.setattr(health, "MAX_MODELS_BYTES", 1000)
+    async with httpx.AsyncClient() as http, asyncio.timeout(30):
+        with respx.mock:
+            answer = httpx.Response(200, stream=Endless(piece))
+            respx.get("http://e:1/v1/models").mock(return_value=answer)
+            assert await list_models(http, E, 30.0 if piece else 0.01) is None
+
+
 @pytest.mark.parametrize("error", [httpx.ConnectError("refused"), httpx.DecodingError("gzip")])
 async def test_an_endpoint_that_does_not_answer_lists_nothing(error: Exception) -> None:
     """Neither a refused connection nor a broken coding ends the watch."""
