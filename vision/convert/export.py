@@ -78,7 +78,12 @@ def count_outputs(source: Module) -> int:
     torch = library("torch")
     with told_in_a_line(f"{type(source.module).__name__} does not run"), torch.no_grad():
         given = (torch.from_numpy(array) for array in zeros(source.inputs).values())
-        return len(_flat(source.module(*given)))
+        found = _flat(source.module(*given))
+    for one in found:
+        if not isinstance(one, torch.Tensor):
+            said = f"{type(source.module).__name__} returns {type(one).__name__}"
+            raise ConversionError(f"{said} among its outputs; they have to be tensors")
+    return len(found)
 
 
 def reference(source: Module) -> Reference:
@@ -95,15 +100,20 @@ def reference(source: Module) -> Reference:
 
 def from_example(module: Any, example: Any, names: Sequence[str]) -> tuple[TensorSpec, ...]:
     """The inputs that an example has: tensors in order, or by name. The first axis is the batch."""
+    torch = library("torch")
     arrays = (
         example.items() if isinstance(example, dict) else zip(names, _flat(example), strict=False)
     )
     found = []
     for name, tensor in arrays:
-        array = tensor.detach().cpu().numpy()
-        if array.ndim == 0:
+        if not isinstance(tensor, torch.Tensor):
+            said = type(tensor).__name__
+            raise ConversionError(f"the example input {name} is no tensor but of the type {said}")
+        if tensor.ndim == 0:
             raise ConversionError(f"the example input {name} has no batch axis")
-        found.append(TensorSpec(name, data_type_of(array.dtype), array.shape[1:]))
+        with told_in_a_line(f"the example input {name}", keep=False):
+            dtype = data_type_of(tensor.detach().cpu().numpy().dtype)
+        found.append(TensorSpec(name, dtype, tuple(tensor.shape[1:])))
     if not found:
         raise ConversionError(f"{type(module).__name__}: the example has no inputs")
     return tuple(found)

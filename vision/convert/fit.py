@@ -15,25 +15,30 @@ from vision.tensors import TensorSpec
 _CHANNELS = frozenset({1, 3, 4})
 
 
-def check(draft: Draft) -> None:
+def check(draft: Draft, plan: bool) -> None:
     """Refuse, before anything is computed, a configuration that the service would refuse.
 
-    Raises `ConfigError`, in the words of the service.
+    `plan`: whether there will be one beside the ONNX file. Raises `ConfigError`, in the words of
+    the service.
     """
+    made = {"onnx", "tensorrt"} if plan else {"onnx"}
+    if made.isdisjoint(draft.config.runtimes):
+        said = ", ".join(draft.config.runtimes)
+        raise ConfigError(f"runtimes: names {said} only; what is made here is for {min(made)}")
     post = draft.config.postprocessing
     labels = draft.labels if isinstance(post, (Classification, Detection)) else None
     compile_postprocessing(post, draft.outputs, labels)
-    made = draft.config.preprocessing
-    if made is None:
+    steps = draft.config.preprocessing
+    if steps is None:
         return
-    wanted = made.input or draft.inputs[0].name
+    wanted = steps.input or draft.inputs[0].name
     spec = next((one for one in draft.inputs if one.name == wanted), None)
     if spec is None:
         names = ", ".join(one.name for one in draft.inputs)
         raise ConfigError(
             f"preprocessing.input: no input is called {wanted}; the model has {names}"
         )
-    Preprocessor(made, spec)
+    Preprocessor(steps, spec)
 
 
 def notes(draft: Draft, written: ModelConfig) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ import errno
 import shutil
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from vision.config import Batching, Classification, ModelConfig
+from vision.config import Batching, Classification, Detection, ModelConfig, Versions
 from vision.configs import config_file, read_file
 from vision.convert import fit, graph, output, planning, precision, samples
 from vision.convert.draft import Draft
@@ -55,8 +55,8 @@ def convert(options: Options, steps: Steps) -> Converted:
             report = judge(options, made, steps)
             steps.begin("write")
             report.write(staged)
-            config = _config(made, options)
-            notes = _notes(made, options, config)
+            config = _config(made, options, version)
+            notes = _notes(made, options, config, version)
             output.write_config(options.output, config, made.draft.labels, options.force)
             folder = output.place(staged, options.output, version, options.force)
     except OSError as error:
@@ -92,7 +92,8 @@ def _make(options: Options, staged: Path, scratch: Path, steps: Steps) -> Made:
     """Export, simplify, change the precision, build."""
     steps.begin("load and export")
     draft = resolve(options, scratch)
-    fit.check(draft)
+    planned = options.plan.build is not False and planning.missing() is None
+    fit.check(draft, planned)
     if options.precision is not Precision.FP32 and precision.zero_points(draft.file)[0]:
         raise ConversionError(
             f"{options.model} is quantized already; {options.precision.upper()} is made of the "
@@ -100,11 +101,7 @@ def _make(options: Options, staged: Path, scratch: Path, steps: Steps) -> Made:
         )
     max_batch = min(options.max_batch, draft.max_batch or options.max_batch)
     calibration, held_out = _samples(options, draft)
-    profiles = (
-        profiles_for(draft.inputs, max_batch, options.plan.profiles)
-        if (options.plan.build is not False and planning.missing() is None)
-        else []
-    )
+    profiles = profiles_for(draft.inputs, max_batch, options.plan.profiles) if planned else []
     steps.begin("simplify")
     simplified, model = scratch / "simplified.onnx", staged / MODEL
     graph.simplify(draft.file, simplified)
@@ -141,13 +138,14 @@ def _samples(options: Options, draft: Draft) -> tuple[Samples, Samples]:
     return calibration, held_out
 
 
-def _config(made: Made, options: Options) -> ModelConfig:
+def _config(made: Made, options: Options, version: int) -> ModelConfig:
     """What the repository is to say of the model."""
     draft = made.draft
     config = draft.config
     post = config.postprocessing
-    if isinstance(post, Classification) and draft.labels is not None and post.labels is None:
-        post = post.model_copy(update={"labels": LABELS})
+    if isinstance(post, (Classification, Detection)) and draft.labels is not None:
+        plain = post.labels is not None and PurePath(post.labels).name == post.labels
+        post = post.model_copy(update={"labels": post.labels if plain else LABELS})
     batching = config.batching.model_dump()
     batching["max_batch"] = made.max_batch
     preferred = {one for one in config.batching.preferred if one <= made.max_batch}
@@ -162,6 +160,7 @@ def _config(made: Made, options: Options) -> ModelConfig:
             "postprocessing": post,
             "batching": Batching.model_validate(batching),
             "sha256": {},  # Those of the source's files.
+            "versions": config.versions if _serves(config, version) else Versions(),
             # They lie beside the source's configuration.
             "warmup": config.warmup.model_copy(update={"samples": ()}),
             "description": config.description
@@ -171,7 +170,12 @@ def _config(made: Made, options: Options) -> ModelConfig:
     )
 
 
-def _notes(made: Made, options: Options, config: ModelConfig) -> tuple[str, ...]:
+def _serves(config: ModelConfig, version: int) -> bool:
+    """Whether a configuration lets the version that is made serve; another folder's may not."""
+    return config.versions.policy != "specific" or version in config.versions.versions
+
+
+def _notes(made: Made, options: Options, config: ModelConfig, version: int) -> tuple[str, ...]:
     """What to say of the new config.yaml, or of the one that is there and stays."""
     file = config_file(options.output, None)
     if file is None or options.force:
@@ -181,5 +185,9 @@ def _notes(made: Made, options: Options, config: ModelConfig) -> tuple[str, ...]
     other = [one for one in parts if getattr(there, one) != getattr(config, one)]
     if there.batching.max_batch > config.batching.max_batch:
         other.append("batching.max_batch")
+    if made.no_plan is not None and "onnx" not in there.runtimes:
+        other.append("runtimes")
+    if not _serves(there, version):
+        other.append("versions")
     said = f"; it differs in {', '.join(other)} from what fits this version" if other else ""
     return (f"{file} was there and stays (--force replaces it){said}",)

@@ -21,7 +21,7 @@ import numpy as np
 
 import vision
 from vision.config import Classification, Detection, ModelConfig
-from vision.configs import read_config, read_file
+from vision.configs import config_file, read_config, read_file
 from vision.convert import graph, hub
 from vision.convert.draft import Draft, Reference
 from vision.convert.export import Module, count_outputs, export, from_example, reference, zeros
@@ -92,7 +92,7 @@ def _from_repository(options: Options, target: Path, own: ModelConfig | None) ->
         if versions:
             found = read_config(folder, versions[-1]) if own is None else own
             file = folder / str(versions[-1]) / MODEL
-            base = folder if options.config is None else options.config.parent
+            base = (options.config or config_file(folder, versions[-1]) or folder / MODEL).parent
             return _from_file(name, file, target, found, labels=_labels(found, base))
     shipped = ", ".join(sorted(one.name for one in SHIPPED.iterdir() if one.is_dir()))
     raise ConversionError(

@@ -264,6 +264,19 @@ def unexportable():
 
 def wrong():
     return 7
+
+def no_tensor():
+    return Model(), {"image": torch.zeros(2, 3, 4), "scale": [1.0]}
+
+def no_type():
+    return Model(), {"image": torch.zeros(2, 3, 4, dtype=torch.bfloat16), "scale": torch.ones(2, 1)}
+
+class Partly(Model):
+    def forward(self, image, scale):
+        return image * scale, None
+
+def no_output():
+    return Partly(), {"image": torch.zeros(2, 3, 4), "scale": torch.ones(2, 1)}
 """
 
 
@@ -305,9 +318,15 @@ def test_what_cannot_be_exported_is_a_line_and_a_file_with_the_rest(
 
 @pytest.mark.parametrize(
     ("function", "why"),
-    [("wrong", "returned int; it has to be a torch.nn.Module"), ("gone", "has no attribute")],
+    [
+        ("wrong", "returned int; it has to be a torch.nn.Module"),
+        ("gone", "has no attribute"),
+        ("no_tensor", "the example input scale is no tensor but of the type list"),
+        ("no_type", "the example input image: .*BFloat16"),
+        ("no_output", "Partly returns NoneType among its outputs"),
+    ],
 )
-def test_function_that_gives_no_module_is_refused(
+def test_function_that_gives_nothing_to_convert_is_refused(
     code: str, tmp_path: Path, function: str, why: str
 ) -> None:
     with pytest.raises(ConversionError, match=why):

@@ -23,6 +23,7 @@ from vision.convert.pipeline import Converted, convert
 from vision.convert.progress import Silent
 from vision.convert.report import table
 from vision.errors import ConfigError, MissingLibrary
+from vision.listing import Folder
 from vision.runtime.registry import load
 
 HELD_OUT = str(Path(__file__).parents[2] / "data" / "digits-held-out.npz")
@@ -399,3 +400,70 @@ def test_config_has_defaults_left_out(tmp_path: Path) -> None:
     run("digits", tmp_path / "d")
     assert "runtimes" not in (tmp_path / "d" / "config.yaml").read_text()
     assert read_config(tmp_path / "d", 1).runtimes == ModelConfig().runtimes
+
+
+def write_config(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+CLASSES = "".join(f"n{digit}\n" for digit in range(10))
+
+
+@pytest.mark.parametrize("named", ["../names.txt", "data/names.txt"])
+def test_labels_from_elsewhere_come_to_lie_beside_the_configuration(
+    tmp_path: Path, named: str
+) -> None:
+    """A path that leads out would be written outside of the output, and refused by the service."""
+    (tmp_path / "m").mkdir()
+    write_digits(tmp_path / "m" / "m.onnx")
+    write_config(
+        tmp_path / "m" / "config.yaml", f"postprocessing: {{kind: classification, labels: {named}}}"
+    )
+    write_config(tmp_path / "m" / named, CLASSES)
+    run(str(tmp_path / "m" / "m.onnx"), tmp_path / "models" / "out")
+    found = Folder(tmp_path / "models").look()["out"].versions[1]
+    assert found.problem is None
+    assert [one.name for one in found.files][-1] == "labels.txt"
+    assert sorted(one.name for one in (tmp_path / "models").iterdir()) == ["out"]
+
+
+def test_labels_lie_beside_the_configuration_of_a_version(tmp_path: Path) -> None:
+    version = tmp_path / "models" / "m" / "7"
+    version.mkdir(parents=True)
+    write_digits(version / "model.onnx")
+    write_config(
+        version / "config.yaml", "postprocessing: {kind: classification, labels: names.txt}"
+    )
+    write_config(version / "names.txt", CLASSES)
+    run("m", tmp_path / "out", repository=tmp_path / "models")
+    assert (tmp_path / "out" / "names.txt").read_text() == CLASSES
+
+
+def test_a_version_is_served_whatever_versions_the_source_names(tmp_path: Path) -> None:
+    config = write_config(
+        tmp_path / "c.yaml", "versions: {policy: specific, versions: [2, 7]}\ndescription: mine\n"
+    )
+    run("digits", tmp_path / "out", config=config)
+    assert read_config(tmp_path / "out", 1).versions == ModelConfig().versions
+    run("digits", tmp_path / "other", config=config, version=7)
+    assert read_config(tmp_path / "other", 7).versions.versions == (2, 7)
+
+
+def test_a_configuration_that_stays_and_would_not_serve_the_version_is_told_of(
+    tmp_path: Path,
+) -> None:
+    write_config(
+        tmp_path / "out" / "config.yaml",
+        "versions: {policy: specific, versions: [7]}\nruntimes: [torch]\n",
+    )
+    done = run("digits", tmp_path / "out")
+    assert done.notes[-1].partition(" from what fits")[0].endswith("runtimes, versions")
+
+
+def test_runtimes_that_execute_nothing_of_what_is_made_are_refused_first(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "c.yaml", "runtimes: [torch]")
+    with pytest.raises(ConfigError, match="runtimes: names torch only"):
+        run("digits", tmp_path / "out", config=config)
+    assert not (tmp_path / "out").exists()
