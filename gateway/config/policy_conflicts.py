@@ -151,7 +151,7 @@ def _between(earlier: Policy, later: Policy, known: Known) -> Iterator[tuple[Loc
     if None not in ours | theirs and not ours & theirs:
         return  # Each is about the models of its own kind.
     if _covers(earlier.match, later.match, known):
-        if earlier.match.percent == 100:
+        if _takes_all(earlier):
             yield (
                 ("match",),
                 f'is never reached: the policy "{earlier.name}" comes first and matches all of it',
@@ -165,6 +165,12 @@ def _between(earlier: Policy, later: Policy, known: Known) -> Iterator[tuple[Loc
             "and a rollout at once would spoil each other's figures"
         )
         yield ("match",), message
+
+
+def _takes_all(policy: Policy) -> bool:
+    """Whether it leaves none of the requests that meet its conditions to later ones."""
+    copied = policy.mirror.percent if policy.mirror is not None else 100
+    return policy.match.percent == copied == 100
 
 
 def _covers(wide: Match, narrow: Match, known: Known) -> bool:

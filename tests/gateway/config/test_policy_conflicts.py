@@ -158,6 +158,8 @@ def test_mirrors_and_what_steers_do_not_shadow_each_other() -> None:
     mirror = policy("m", mirror={"to": {"model": "b"}})
     assert found(policy("r"), mirror, policy("s", enabled=False)) == []
     assert len(found(mirror, policy("n", mirror={"to": {"model": "c"}}))) == 1
+    half = policy("h", mirror={"to": {"model": "b"}, "percent": 50})
+    assert found(half, mirror) == []  # What is not in the first one's sample goes on to it.
 
 
 ROLLOUT = {"baseline": {"cluster": "one"}, "canary": {"cluster": "two"}}
