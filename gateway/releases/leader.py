@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -224,7 +225,8 @@ async def command(
         value = {**kept, "kind": "rollout", "state": after.as_json()}
         value[trail.FIELD] = trail.following(document, entries)
         if await shared.store.put(document.key, value, document.version) is not None:
-            await trail.tell(shared.store, entries, None)
+            with suppress(StoreError):  # It is done, and stands where the leader finds it.
+                await trail.tell(shared.store, entries, None)
             return after
     raise TimeoutError(f"rollout {policy.name} is changing all the time")
 

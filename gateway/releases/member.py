@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 from sys import maxsize
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from gateway.releases import experiment, leader
 from gateway.releases.collect import Collector, owner_of, prefix_of
 from gateway.releases.leader import Leader, experiment_of, key_of, state_of
 from gateway.releases.mirrored import MIRRORS, Mirrored
-from gateway.store.base import Document, Json, Store
+from gateway.store.base import Document, Json, Store, StoreError
 from gateway.store.lease import Candidate, Election
 from gateway.store.resilient import Resilient, process_name
 from gateway.telemetry.arms import ArmTallies
@@ -142,7 +143,8 @@ class Member:
         if policy.rollout is None:
             raise KeyError(name)
         state = await leader.command(self.shared, policy, wanted, by, self._clock)
-        await self.shared.poll()  # This process need not wait for its own round.
+        with suppress(StoreError):  # It is done; this process need not wait for its own round.
+            await self.shared.poll()
         return state.as_json()
 
     def status(self) -> list[dict[str, Any]]:
