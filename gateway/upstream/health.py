@@ -38,6 +38,9 @@ MAX_METRICS_BYTES = 4 * 1024 * 1024
 MAX_MODELS_BYTES = 16 * 1024 * 1024
 """A longer list is none. vLLM's has 0.5 KB for a model or an adapter."""
 
+_NO_ANSWER = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+"""What asking raises; the last two where a host reads as an encoded name (`xn--…`) and is none."""
+
 ModelEntry = dict[str, Any]
 """One entry of an engine's `/v1/models`."""
 
@@ -56,7 +59,7 @@ async def probe(
             http.stream("GET", endpoint.url + path, timeout=timeout_s) as response,
         ):
             return "" if response.is_success else f"{path} answered {response.status_code}"
-    except httpx.HTTPError as error:
+    except _NO_ANSWER as error:
         if is_scarcity(error):
             return None
         return str(error) or type(error).__name__
@@ -73,7 +76,7 @@ async def scrape(
     """
     try:
         return await _get(http, endpoint.url + path, timeout_s, MAX_METRICS_BYTES) or b""
-    except (httpx.HTTPError, TimeoutError):
+    except (*_NO_ANSWER, TimeoutError):
         return None
 
 
@@ -111,7 +114,7 @@ async def list_models(
         async for attempt in attempts:
             with attempt:
                 body = await _get(http, endpoint.url + "/v1/models", timeout_s, MAX_MODELS_BYTES)
-    except (RetryError, httpx.HTTPError, TimeoutError):  # The second: a broken coding, say.
+    except (RetryError, *_NO_ANSWER, TimeoutError):
         return None
     try:
         entries = json.loads(body or b"")["data"]
@@ -148,7 +151,10 @@ class Watch:
         What an endpoint says is all that is ever waited for, and `timeout_s` bounds each of it.
         """
         while True:
-            await self.probe_once(path, timeout_s)
+            try:
+                await self.probe_once(path, timeout_s)
+            except Exception:  # A task's edge: what one endpoint does must not end the gateway.
+                _LOG.exception("endpoint %s: its probe failed", self._endpoint.id)
             await asyncio.sleep(interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
 
     async def probe_once(self, path: str, timeout_s: float) -> None:
@@ -187,8 +193,12 @@ class Watch:
     async def list_forever(self, interval_s: float, timeout_s: float) -> None:
         """List models until the endpoint answers, then now and then, for adapters come and go."""
         while True:
-            entries = await list_models(self._http, self._endpoint, timeout_s)
-            if entries is not None:
-                self._on_models(self._endpoint, entries)
-            pause_s = interval_s if entries is None else interval_s * MODELS_REFRESH
+            pause_s = interval_s
+            try:
+                entries = await list_models(self._http, self._endpoint, timeout_s)
+                if entries is not None:
+                    pause_s *= MODELS_REFRESH
+                    self._on_models(self._endpoint, entries)
+            except Exception:  # As above.
+                _LOG.exception("endpoint %s: the look at its models failed", self._endpoint.id)
             await asyncio.sleep(pause_s * self._rng.uniform(1 - JITTER, 1 + JITTER))

@@ -309,3 +309,31 @@ async def test_models_are_listed_until_it_is_cancelled() -> None:
         await until_called(watched.listed, 3)
         task.cancel()
     assert watched.models[:2] == LISTED["data"]
+
+
+async def test_a_host_that_cannot_be_decoded_does_not_answer() -> None:
+    """It reads as an international name and is none, which httpx says in its own way."""
+    endpoint = Endpoint("http://xn--zz:9")
+    async with httpx.AsyncClient() as http:
+        assert await probe(http, endpoint, "/health", 1.0)
+        assert await scrape(http, endpoint, "/metrics", 1.0) is None
+        assert await list_models(http, endpoint, 1.0) is None
+
+
+async def test_a_defect_ends_neither_task(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor the gateway with it: what cannot be foreseen is logged, and tried again."""
+    async with Watched() as watched, asyncio.TaskGroup() as group:
+        watched.health.mock(side_effect=ZeroDivisionError)
+        watched.listed.mock(side_effect=ZeroDivisionError)
+        tasks = [
+            group.create_task(watched.watch.probe_forever("/health", 0.001, 1.0)),
+            group.create_task(watched.watch.list_forever(0.001, 1.0)),
+        ]
+        await until_called(watched.health, 2)
+        await until_called(watched.listed, 2)
+        for task in tasks:
+            task.cancel()
+    assert {record.message for record in caplog.records} == {
+        "endpoint e:1: its probe failed",
+        "endpoint e:1: the look at its models failed",
+    }
