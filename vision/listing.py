@@ -57,12 +57,14 @@ class Folder:
         self._configs: dict[Path, tuple[FileStamp, ModelConfig | str]] = {}
         self._before = self._configs  # Those of the last look.
         self._strange: set[str] = set()
+        self._last: Mapping[str, Listed] = {}
         self._empty: set[str] | None = None  # Models without versions at the last look, if any.
 
     def look(self) -> dict[str, Listed]:
         """Return the models by name. Costs about 0.2 ms for each.
 
-        Raises `OperatorError` if the folder cannot be read.
+        A model that cannot be read is as it was at the last look: it has not gone. Raises
+        `OperatorError` if the folder itself cannot be read.
         """
         found = {}
         self._before, self._configs = self._configs, {}
@@ -77,7 +79,14 @@ class Folder:
             if NAME.fullmatch(path.name) is None:
                 self._warn_of(path.name, f"is not a model's name: {NAME.pattern}")
                 continue
-            found[path.name] = self._model(path)
+            try:
+                found[path.name] = self._model(path)
+            except OSError as error:
+                said = f"cannot be read: {error.strerror or error}"
+                self._warn_of(path.name, said)
+                unread = Listed(path.name, None, f"{path}: {said}", {})
+                found[path.name] = self._last.get(path.name, unread)
+        self._last = found
         self._warn_of_empty({name for name, one in found.items() if not one.versions})
         return found
 
@@ -144,10 +153,10 @@ def restamp(found: Found) -> tuple[FileStamp, ...]:
 
 
 def _children(folder: Path) -> list[Path]:
-    """Return what lies in a folder; nothing if it has just gone."""
+    """Return what lies in a folder; nothing if it has just gone. Raises `OSError` otherwise."""
     try:
         return sorted(folder.iterdir())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

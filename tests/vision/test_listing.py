@@ -225,6 +225,33 @@ def test_a_version_that_goes_while_it_is_looked_at_is_none(tmp_path: Path, monke
     assert "holds none of" in str(one(tmp_path).problem)
 
 
+@pytest.mark.parametrize("unreadable", ["m", "m/1"])
+def test_a_model_that_cannot_be_read_has_not_gone(
+    tmp_path: Path, monkeypatch, caplog, unreadable: str
+) -> None:
+    put(tmp_path, "m", 1)
+    put(tmp_path, "other", 1)
+    folder = Folder(tmp_path)
+    before = folder.look()
+    real = Path.iterdir
+
+    def stale(path: Path):
+        if path == tmp_path / unreadable:
+            raise OSError(116, "Stale file handle")
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", stale)
+    put(tmp_path, "other", 2)
+    for _ in range(2):
+        looked = folder.look()
+        assert looked["m"] == before["m"]
+        assert set(looked["other"].versions) == {1, 2}
+    assert [record.args[0] for record in caplog.records] == ["m"]
+    found = look(tmp_path)["m"]  # As at the start.
+    assert not found.versions
+    assert str(found.problem).endswith("m: cannot be read: Stale file handle")
+
+
 def test_a_config_is_read_again_only_when_its_file_has_changed(tmp_path: Path, monkeypatch) -> None:
     put(tmp_path, "m", 1)
     configure(tmp_path, "description: x")
