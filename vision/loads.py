@@ -182,13 +182,15 @@ class Loads:
         found: Found,
         changed: Callable[[Shelf[Model]], None] | None,
     ) -> Copy[Model]:
-        need = found.size_bytes
+        slot = shelf.slots[found.version]
+        need = slot.need_bytes(found)
         await self._make_room(shelf, found, need, changed)
         self._reserved += need
         try:
             model = await self._load(shelf.name, found, self.off_loop)
         finally:
             self._reserved -= need
+        slot.took = found, model.memory_bytes
         try:
             await self._make_room(shelf, found, model.memory_bytes, changed)
         except BaseException:

@@ -98,6 +98,14 @@ class Slot(Generic[T]):
     rest: Rest | None = None
     waiting: int = 0
     """Leases that wait for it to be loaded."""
+    took: tuple[Found, int] | None = None
+    """How many bytes its last load took in memory, and of which files."""
+
+    def need_bytes(self, found: Found) -> int:
+        """Return what files will take in memory: what they took, or else a guess by their size."""
+        if self.took is not None and self.took[0] == found:
+            return self.took[1]
+        return found.size_bytes
 
     @property
     def broken(self) -> bool:
