@@ -400,7 +400,9 @@ class DataPlaneProtocol(HttpToolsProtocol):
         url, headers = self.url, self.headers
         super().on_message_begin()
         self.url = url
-        self.headers += headers
+        # Not the list itself: a trailer would become a field of the head (RFC 9110 §6.5.1).
+        self.scope["headers"] = [*headers]
+        self.headers = headers
         self.expect_100_continue = head.expects_continue
         existing: Any = self.cycle
         super().on_headers_complete()

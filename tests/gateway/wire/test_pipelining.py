@@ -303,6 +303,16 @@ async def test_a_broken_body_for_the_other_plane() -> None:
         assert rig.engine.raw == b""
 
 
+async def test_a_trailer_for_the_other_plane_is_no_field_of_the_head() -> None:
+    """What a proxy in front has let in as a trailer must not reach the engine as a field."""
+    end = b"0\r\nX-Trailer: 1\r\nX-Priority: high\r\n\r\n"
+    async with wire([response(b'{"choices":[{"text":"a"}]}')]) as rig, rig.client() as client:
+        client.send(chunked(b'{"model":"m","prompt":"hi"}', path="/v1/generate", end=end))
+        assert (await client.answer()).status == 200
+        request = rig.engine.requests[0]
+        assert request.header(b"x-trailer") == request.header(b"x-priority") == []
+
+
 async def test_a_broken_body_cannot_cut_the_answer_before_it() -> None:
     """An answer under way is finished before a pipelined request to the other plane is refused."""
     turn = Turn()
