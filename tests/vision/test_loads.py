@@ -81,17 +81,16 @@ async def test_what_a_version_took_is_known_and_not_found_out_by_each_load(tmp_p
     """Or a version that finds no room would be read whole at each look, and for each request."""
     put(tmp_path, "a", 1, b"aaa")
     put(tmp_path, "b", 1, b"bbbbbb")
-    async with stage(tmp_path, budget(10), A=6, AA=2) as on:
-        async with on.repository.lease("b"):
-            put(tmp_path, "a", 2, b"A")
-            for _ in range(3):
-                await on.look()
-            with pytest.raises(ModelNotReady, match="no room"):
-                await on.ask("a", 2)
-            assert on.loader.loads.count(("a", 2)) == 1
-            rewrite(tmp_path / "a/2/model.onnx", b"AA")  # Of other files nothing is known.
+    async with stage(tmp_path, budget(10), A=6, AA=2) as on, on.repository.lease("b"):
+        put(tmp_path, "a", 2, b"A")
+        for _ in range(3):
             await on.look()
-            assert await on.ask("a") == b"AA"
+        with pytest.raises(ModelNotReady, match="no room"):
+            await on.ask("a", 2)
+        assert on.loader.loads.count(("a", 2)) == 1
+        rewrite(tmp_path / "a/2/model.onnx", b"AA")  # Of other files nothing is known.
+        await on.look()
+        assert await on.ask("a") == b"AA"
 
 
 async def test_models_with_work_in_their_lane_are_not_idle(tmp_path: Path) -> None:
