@@ -69,8 +69,8 @@ def read(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        message = f"cannot be read: {error.strerror or error}"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name.
+        message = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         raise ConfigError([Problem(name, 0, 0, "", message)]) from error
     if len(data) > MAX_FILE_BYTES:
         message = f"is larger than {MAX_FILE_BYTES} bytes; is it a configuration file?"

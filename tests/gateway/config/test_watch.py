@@ -94,6 +94,16 @@ def test_an_invalid_file_is_read_once(tmp_path: Path) -> None:
     assert (source.digest, source.look()) == (None, None)
 
 
+def test_a_name_that_no_file_can_have_is_a_problem_of_the_file(tmp_path: Path) -> None:
+    """And no end of the looking, which would be the gateway's."""
+    path = tmp_path / "sluice.yaml"
+    path.write_text('clusters: {c: {endpoints: [{url: "http://h"}]}}\npolicies: ["a\\0b"]\n')
+    source = FileSource(path)
+    with pytest.raises(ConfigError, match="cannot be read: embedded null"):
+        source.load()
+    assert source.look() == source.digest
+
+
 def test_a_link_that_is_swapped_is_followed(tmp_path: Path) -> None:
     """Kubernetes turns `..data` over to a new folder; the file's own path stays the same."""
     for number, text in enumerate((ONE, TWO)):
