@@ -42,7 +42,7 @@ def load(name: str) -> tuple[Module, ModelConfig, tuple[str, ...], tuple[str, ..
     if not kind.endswith((_IMAGES, _TEXTS)):
         raise ConversionError(f"hf:{name} is {kind}; classifiers of images or of texts are taken")
     model = _weights(transformers, name, kind)
-    labels = tuple(config.id2label[index] for index in sorted(config.id2label))
+    labels = tuple(_in_a_line(index, config.id2label[index]) for index in sorted(config.id2label))
     classes = Classification(kind="classification", labels=LABELS)
     if kind.endswith(_TEXTS):
         names = ("input_ids", "attention_mask")
@@ -69,6 +69,11 @@ def load(name: str) -> tuple[Module, ModelConfig, tuple[str, ...], tuple[str, ..
         labels,
         notes,
     )
+
+
+def _in_a_line(index: int, label: object) -> str:
+    """A class as the file of labels takes it, which has a line for each, and none empty."""
+    return " ".join(str(label).split()) or str(index)
 
 
 def _weights(transformers: Any, name: str, kind: str) -> Any:

@@ -7,6 +7,7 @@ hub's layout: nothing is downloaded.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,6 +209,19 @@ def test_preprocessing_of_the_config_is_that_of_transformers(name: str, stored: 
         image = Image.open(file).convert("RGB")
         expected = np.asarray(theirs(image)["pixel_values"][0])
         assert np.abs(ours.row(image)[0] - expected).max() < 1e-2
+
+
+def test_labels_that_a_file_of_lines_cannot_hold_are_told_in_a_line(
+    stored: Path, tmp_path: Path
+) -> None:
+    """Or the service would refuse the version: a class more, or one without a name."""
+    folder = tmp_path / "bert"
+    shutil.copytree(stored / "bert", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] |= {"1": "two\nlines\u2028and more", "2": ""}
+    (folder / "config.json").write_text(json.dumps(config))
+    labels = hub.load(str(folder))[2]
+    assert labels == ("class 0", "two lines and more", "2", "class 3", "class 4")
 
 
 def test_what_is_no_classifier_is_refused_in_a_line(tmp_path: Path) -> None:
