@@ -6,6 +6,7 @@ the disk is slower than the traffic, or full, lines are dropped and counted, nev
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import threading
@@ -18,6 +19,9 @@ from typing import IO, Generic, TypeVar
 MAX_PENDING = 100_000
 """Lines kept for a slow disk: about 40 MB."""
 
+CLOSE_S = 3.0
+"""How long the end of the gateway waits for the last lines. Who reads a pipe may have stopped."""
+
 R = TypeVar("R")
 
 _LOG = logging.getLogger("sluice.access")
@@ -29,8 +33,11 @@ class AccessLog(Generic[R]):
     def __init__(self, target: str, line_of: Callable[[R], str], interval_s: float = 0.2) -> None:
         """`target` is a path, or "-" for standard output. Raises `OSError`."""
         self._line_of = line_of
+        # Unbuffered: a buffer would keep what it could not write, and its lock while it tries to.
         self._file: IO[bytes] = (
-            sys.stdout.buffer if target == "-" else Path(target).open("ab")  # noqa: SIM115  closed in close()
+            getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
+            if target == "-"
+            else Path(target).open("ab", 0)  # noqa: SIM115  closed in close()
         )
         self._owns_file = target != "-"
         self._interval_s = interval_s
@@ -56,11 +63,14 @@ class AccessLog(Generic[R]):
             self.dropped += 1
 
     def close(self) -> None:
-        """Write what is left and end the thread."""
+        """Write what is left and end the thread, if that is possible within `CLOSE_S`."""
         self._closing = True
         self._wake.set()
-        self._thread.join()
-        if self._owns_file:
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            self.dropped += len(self._pending)
+            _LOG.warning("The access log cannot be written any more; its last lines are lost.")
+        elif self._owns_file:
             with suppress(OSError):  # A full disk again; its lines are counted already.
                 self._file.close()
 
@@ -78,11 +88,19 @@ class AccessLog(Generic[R]):
         # After a failure half a line may stand there; the next one begins at a beginning.
         text = "".join(["\n", *lines] if self._torn else lines)
         try:
-            self._file.write(text.encode())
-            self._file.flush()
+            self._write(text.encode())
             self._torn = False
         except (OSError, ValueError) as error:
             self._torn = True
             if not self.dropped:
                 _LOG.warning("The access log cannot be written: %s", error)
             self.dropped += len(lines)
+
+    def _write(self, data: bytes) -> None:
+        """Write all of it. Raises `OSError`, or `ValueError` for a file that is closed."""
+        rest = memoryview(data)
+        while rest:
+            written = self._file.write(rest)
+            if not written:
+                raise BlockingIOError(errno.EAGAIN, "it takes no more")
+            rest = rest[written:]

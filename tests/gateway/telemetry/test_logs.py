@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
+import os
+import select
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +61,7 @@ def test_what_comes_after_a_full_disk_stands_on_lines_of_its_own(
             return super().write(part)
 
     path = tmp_path / "access.log"
-    disk = io.BufferedWriter(Filling(path, "ab"))
+    disk = Filling(path, "ab")
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", lambda *_: disk)
         log = AccessLog(str(path), line_of, interval_s=3600)
@@ -73,6 +76,40 @@ def test_what_comes_after_a_full_disk_stands_on_lines_of_its_own(
     whole = [f"line {record}\n".encode() for record in range(2000, 4000)]
     assert lines[-2000:] == whole
     assert log.dropped == 2000
+
+
+def test_a_pipe_that_nobody_reads_does_not_keep_the_gateway(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its end waits a little for the last lines, and then goes without them."""
+    monkeypatch.setattr(logs, "CLOSE_S", 0.05)
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    log = AccessLog(f"/dev/fd/{writer}", line_of, interval_s=0.001)
+    for record in range(1000):
+        log.write(record)
+    select.select([reader], [], [])  # The thread has begun to write, more than there is room for.
+    log.write(1000)
+    log.close()
+    assert "cannot be written any more" in caplog.text
+    os.close(reader)  # Lets the thread go.
+    os.close(writer)
+    log._thread.join()
+    log._file.close()
+
+
+def test_a_pipe_that_takes_no_more_drops_lines() -> None:
+    """It may be shared with a program that does not want to wait, and takes what it can."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    log = AccessLog(f"/dev/fd/{writer}", line_of, interval_s=3600)
+    log._file.close()
+    log._file = os.fdopen(writer, "wb", 0)  # Opening it by its name made it wait again.
+    for record in range(20_000):
+        log.write(record)
+    log.close()
+    assert log.dropped == 20_000
+    os.close(reader)
 
 
 def test_a_slow_disk_costs_lines_not_memory(
