@@ -105,7 +105,10 @@ class Resilient:
 
     def add(self, sums: Sums) -> None:
         """Count in; pushed within a second, or when the store is back. `ValueError`: not finite."""
+        before = self.outbox.dropped
         self.outbox.add(sums)
+        if self.outbox.dropped and not before:
+            _LOG.error("too many arms and metrics: no room is left for new ones, their sums lack")
 
     def forget(self, prefix: str) -> None:
         """Let go of this process' own sums of what is over; see `Outbox.drop`."""

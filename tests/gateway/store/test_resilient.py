@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from gateway.store.base import Document, StoreError
+from gateway.store.outbox import Outbox
 from gateway.store.resilient import (
     MAX_WAIT_S,
     MAX_WAITING_EVENTS,
@@ -157,6 +158,17 @@ async def test_answers_that_get_lost_double_nothing(
         await pace.go(6)
     assert await store.inner.totals("") == {"n": {"": 5.0}}
     assert await store.inner.tail("audit", 100) == ["once"] * 5
+
+
+def test_sums_for_which_there_is_no_room_are_told_once(
+    shared: Resilient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A gate that sees nothing would else wait without a reason."""
+    shared.outbox = Outbox(max_fields=1)
+    for name in "abc":
+        shared.add({name: {"": 1}})
+    assert shared.outbox.dropped == 2
+    assert caplog.text.count("no room is left") == 1
 
 
 async def test_what_the_store_lost_comes_back(
