@@ -125,7 +125,6 @@ async def run(settings: Settings, ready: Ready, at_once: Callable[[int], None] =
             await repository.close()
             service.close()
             decoder.close()
-            await fetcher.close()
 
 
 class Hosting:

@@ -51,7 +51,6 @@ def fetcher(port: int, names: Names, *, allow: str = OUTSIDE, **settings: Any) -
 async def refusal(fetch: Fetcher, url: str) -> BadInput:
     with pytest.raises(BadInput) as caught:
         await fetch.get(url)
-    await fetch.close()
     return caught.value
 
 
@@ -60,7 +59,6 @@ async def test_an_image_is_fetched_from_the_address_that_was_judged() -> None:
     async with target(ANSWER, host=OUTSIDE) as server:
         fetch = fetcher(server.port, names)
         assert await fetch.get(f"http://images.example:{server.port}/a?b=c") == IMAGE
-        await fetch.close()
     head = server.requests[0].decode().lower()
     assert head.startswith("get /a?b=c http/1.1\r\n")
     assert f"\r\nhost: images.example:{server.port}\r\n" in head
@@ -180,7 +178,6 @@ async def test_the_next_address_is_tried_if_one_takes_no_connection() -> None:
     async with target(ANSWER, host=OUTSIDE) as server:
         fetch = fetcher(server.port, names, allow="127.0.0.2/31")
         assert await fetch.get(f"http://ok.example:{server.port}/") == IMAGE
-        await fetch.close()
 
 
 def test_the_other_family_is_tried_before_more_of_the_first() -> None:
@@ -239,7 +236,6 @@ async def test_without_a_telling_content_type_the_first_bytes_tell(kind: str | N
     async with target(http(IMAGE, **fields), host=OUTSIDE) as server:
         fetch = fetcher(server.port, names)
         assert await fetch.get(f"http://ok.example:{server.port}/") == IMAGE
-        await fetch.close()
 
 
 async def test_a_port_without_a_listener_fails_without_details(
@@ -302,7 +298,6 @@ async def test_proxies_of_the_environment_are_not_asked(monkeypatch: pytest.Monk
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         fetch = fetcher(server.port, names)
         assert await fetch.get(f"http://ok.example:{server.port}/") == IMAGE
-        await fetch.close()
     assert (proxy.connections, server.connections) == (0, 1)
 
 
@@ -313,7 +308,6 @@ async def test_cookies_are_not_kept() -> None:
         fetch = fetcher(server.port, names)
         for _ in range(2):
             await fetch.get(f"http://ok.example:{server.port}/")
-        await fetch.close()
     assert b"cookie" not in server.requests[1].lower()
     assert server.connections == 2
 
@@ -333,3 +327,28 @@ async def test_by_default_nothing_of_this_machine_can_be_fetched() -> None:
     for url in ("http://127.0.0.1/", "http://[::1]/", "http://169.254.169.254/", "http://0/"):
         refused = await refusal(fetch, url)
         assert refused.code == "url_refused"
+
+
+@pytest.mark.parametrize("turns", range(40))
+async def test_a_fetch_that_is_given_up_at_any_moment_leaves_no_connection(turns: int) -> None:
+    """The other side sees the end of each connection, whatever the fetch was at."""
+    ended: set[asyncio.Task[Any]] = set()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        ended.add(task)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(silent, OUTSIDE, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        fetch = fetcher(port, Names(images_example=[[OUTSIDE]]))
+        for _ in range(3):
+            asking = asyncio.create_task(fetch.get(f"http://images.example:{port}/"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+        async with asyncio.timeout(10):
+            await asyncio.gather(*ended)

@@ -63,10 +63,7 @@ async def over_tls(host: str, tls: ssl.SSLContext, trusted: trustme.CA) -> tuple
     async with target(http(PNG, content_type="image/png"), host=OUTSIDE, tls=tls) as found:
         rules = AddressRules(networks=(ip_network(OUTSIDE),), ports={found.port})
         fetch = Fetcher(FetchSettings(rules=rules), resolve=resolve, trust=trust)
-        try:
-            return found, await fetch.get(f"https://{host}:{found.port}/x.png")
-        finally:
-            await fetch.close()
+        return found, await fetch.get(f"https://{host}:{found.port}/x.png")
 
 
 async def test_the_name_is_what_the_certificate_and_sni_are_about() -> None:
