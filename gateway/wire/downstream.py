@@ -83,6 +83,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
         "_date",
         "_deaf",
         "_familiar",
+        "_full",
         "_head_bytes",
         "_left",
         "_mid_head",
@@ -123,6 +124,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self._mid_head = False
         self._mid_message = False
         self._deaf = False
+        self._full = False  # The next request waits until the client has read answers.
         self._left = 0  # Bytes to come of a body whose head the parser did not see.
         self._familiar: FamiliarHead[tuple[Head, Route]] = FamiliarHead()
         self._date: tuple[object, bytes] = (None, b"")
@@ -292,7 +294,12 @@ class DataPlaneProtocol(HttpToolsProtocol):
         """The client has caught up."""
         super().resume_writing()
         self.write_paused = False
-        if self.active is not None and self.active.source is not None:
+        if self._full:
+            self._full = False
+            if self._ahead_bytes <= HIGH_WATER_LIMIT:
+                self.flow.resume_reading()
+            self._go_on()
+        elif self.active is not None and self.active.source is not None:
             self.active.source.resume()
 
     # httptools' callbacks.
@@ -430,6 +437,14 @@ class DataPlaneProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         self._served += 1
         self.active = None
+        if self.write_paused and not self.transport.is_closing():
+            # Or who asks and does not read would have all answers kept.
+            self._full = True
+            self.flow.pause_reading()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
         if self.transport.is_closing():
             return
         self._since = self.loop.time()
@@ -494,7 +509,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close as soon as nothing is under way: neither an answer nor a request coming in."""
         self.announce_end()
-        if self._phase is _WAITING:
+        if self._phase is _WAITING or (self._full and not self.pipeline):
             self.transport.close()
 
     def linger(self) -> None:

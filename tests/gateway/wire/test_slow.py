@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
+from gateway.wire.downstream import DataPlaneProtocol
 from tests.gateway.wire.test_malformed import check_refusal
 from tests.support.engine import STREAM_HEAD, Then, chunk, response, token
-from tests.support.raw import post
+from tests.support.raw import RawClient, post
 from tests.support.rig import CHAT, STREAM, eventually
 from tests.support.wire import Wire, wire
 
@@ -85,6 +87,51 @@ async def test_idle_connections_are_closed_without_a_word() -> None:
         assert len(rig.protocols) == 1
         rig.sweep_clients(80.0)
         assert await served.ended()
+
+
+async def stop_reading(rig: Wire, client: RawClient) -> DataPlaneProtocol:
+    """Let the client read no further, and the kernel keep little for it."""
+    await eventually(lambda: rig.protocols)
+    for end in (rig.protocols[0].transport, client.writer.transport):
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, option, 65536)
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a whole Transport
+    return rig.protocols[0]
+
+
+def read_on(client: RawClient) -> None:
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]  # as above
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_who_asks_and_does_not_read_is_not_answered_on(at_once: bool) -> None:
+    """What waits for it stays bounded, however much it asks for; it gets all once it reads."""
+    body, count = b"x" * (MIB // 2), 20
+    async with wire([response(body)]) as rig, rig.client() as client:
+        protocol = await stop_reading(rig, client)
+        client.send(CHAT_BYTES * (count if at_once else 1))
+        for number in range(1, 1 if at_once else count):
+            await eventually(lambda number=number: protocol._full or protocol._served >= number)
+            client.send(CHAT_BYTES)
+        await eventually(lambda: protocol._full)
+        assert len(rig.engine.requests) < count
+        assert protocol.transport.get_write_buffer_size() < 3 * len(body)
+        read_on(client)
+        assert {(await client.answer()).body for _ in range(count)} == {body}
+        assert len(rig.engine.requests) == count
+
+
+async def test_a_drain_ends_a_connection_whose_client_does_not_read() -> None:
+    """With what it has been answered, once it reads; nothing else is under way on it."""
+    body = b"x" * MIB
+    async with wire([response(body)]) as rig, rig.client() as client:
+        protocol = await stop_reading(rig, client)
+        client.send(CHAT_BYTES)
+        await eventually(lambda: protocol._full)
+        protocol.shutdown()
+        read_on(client)
+        assert (await client.answer()).body == body
+        assert await client.ended()
 
 
 async def test_a_slow_reader_pauses_the_engine() -> None:
