@@ -260,8 +260,7 @@ async def stage(
             Standing(e.name, str(e.version), True, e.memory_bytes, e.load_s) for e in found.entries
         ]
     )
-    fetcher = Fetcher(FetchSettings(enabled=False))
-    decoder = Decoder(ImageLimits(), fetcher, 1)
+    decoder = Decoder(ImageLimits(), Fetcher(FetchSettings(enabled=False)), 1)
     limits = limits or Limits()
     service = Service(found, decoder, telemetry)
     life = Life(monotonic) if monotonic else Life()
@@ -275,4 +274,3 @@ async def stage(
         watching.cancel()
         service.close()
         decoder.close()
-        await fetcher.close()
