@@ -200,7 +200,7 @@ class Member:
             self.collect()
             policy = rule.policy.name
             for gone in self._collector.forget(policy, oldest - 1):
-                self.shared.forget(prefix_of(policy, gone))
+                self.shared.forget(prefix_of(policy, gone), everywhere=True)
 
 
 def _in_file(policy: Policy) -> tuple[float, ...]:

@@ -99,6 +99,7 @@ class Resilient:
         self._revision = 0
         self._restoring = False
         self._snapshot: Callable[[], Json] | None = None
+        self._gone: deque[str] = deque()
         self._events: deque[_Event] = deque()
         self._logged: deque[_Event] = deque(maxlen=MAX_WAITING_EVENTS)
         self._watchers: list[tuple[str, Callable[[Document], None]]] = []
@@ -110,9 +111,14 @@ class Resilient:
         if self.outbox.dropped and not before:
             _LOG.error("too many arms and metrics: no room is left for new ones, their sums lack")
 
-    def forget(self, prefix: str) -> None:
-        """Let go of this process' own sums of what is over; see `Outbox.drop`."""
+    def forget(self, prefix: str, *, everywhere: bool = False) -> None:
+        """Let go of this process' own sums, see `Outbox.drop`.
+
+        With `everywhere` soon of the store's, too: for what nobody will ask for again.
+        """
         self.outbox.drop(prefix)
+        if everywhere:
+            self._gone.append(prefix)
 
     def report(self, snapshot: Callable[[], Json]) -> None:
         """Report from now on what `snapshot` returns, each second."""
@@ -206,6 +212,9 @@ class Resilient:
         await self.poll()
         if push:
             await self._push()
+            while self._gone:
+                await self.store.forget(self._gone[0])
+                self._gone.popleft()
             await self._write_events()
             if self._snapshot is not None:
                 await self.store.report(self.process, self._snapshot(), REPORT_TTL_S)

@@ -216,7 +216,10 @@ async def test_no_number_of_rollouts_uses_up_the_room_for_sums() -> None:
         process.serve("new", "canary", 30, 40)
         await one.look()
         assert process.member.shared.outbox.dropped == 0
-        assert process.member.status()[0]["state"]["phase"] == "rolled_back"
+        state = process.member.status()[0]["state"]
+        assert state["phase"] == "rolled_back"
+        epochs = {int(name.split("/")[1]) for name in await one.store.totals("new/")}
+        assert epochs == {state["epoch"] - 1}  # In the store, too; nothing has come since.
 
 
 async def test_the_sums_of_policies_that_are_gone_make_way() -> None:

@@ -160,6 +160,25 @@ async def test_answers_that_get_lost_double_nothing(
     assert await store.inner.tail("audit", 100) == ["once"] * 5
 
 
+async def test_what_is_over_goes_from_the_store_as_well(
+    shared: Resilient, store: FlakyStore, pace: Pace
+) -> None:
+    """When it can; what only this process has no use for stays there."""
+    for name in ("p/1/a", "p/2/a", "q/1/a"):
+        shared.add({name: {"": 1}})
+    async with pace.running(shared.run()):
+        await pace.go(2)
+        store.mute = True
+        shared.forget("p/1/", everywhere=True)
+        shared.forget("q/")
+        await pace.go(4)
+        assert sorted(await store.inner.totals("")) == ["p/1/a", "p/2/a", "q/1/a"]
+        store.mute = False
+        await pace.go(6)
+    assert sorted(await store.inner.totals("")) == ["p/2/a", "q/1/a"]
+    assert list(shared.outbox.names) == ["p/2/a"]
+
+
 def test_sums_for_which_there_is_no_room_are_told_once(
     shared: Resilient, caplog: pytest.LogCaptureFixture
 ) -> None:
