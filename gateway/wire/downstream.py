@@ -44,6 +44,10 @@ _OFFER = frozenset({b"upgrade", b"http2-settings"})
 LINGER_S = 2.0
 """How long a refused client may go on sending before the connection closes (nginx waits 5 s)."""
 
+UNREAD_S = 600.0
+"""How long the kernel may take nothing of an answer that has ended. nginx's `send_timeout` is 60 s;
+but of a client that reads slowly the kernel takes in bursts of up to a megabyte."""
+
 
 class Phase(IntEnum):
     """What a connection is waiting for."""
@@ -92,6 +96,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
         "_refusal",
         "_served",
         "_since",
+        "_unsent",
+        "_unsent_since",
         "active",
         "http_1_0",
         "peer",
@@ -116,7 +122,8 @@ class DataPlaneProtocol(HttpToolsProtocol):
         """The client's address, for the log."""
         self.write_paused = False
         self._phase = _WAITING
-        self._since = self.loop.time()
+        self._since = self._unsent_since = self.loop.time()
+        self._unsent = 0  # Bytes that the kernel had not taken when we last looked.
         self._served = 0
         self._head_bytes = 0
         self._ahead_bytes = 0  # Bytes read of requests behind the one under way.
@@ -523,6 +530,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
 
     def sweep(self, now: float) -> None:
         """Close the connection if it has stayed too long in its phase; `now` as `loop.time()`."""
+        self._drop_unread(now)
         limits, age = self.plane.limits, now - self._since
         if self._phase is _ANSWER:
             return
@@ -539,6 +547,16 @@ class DataPlaneProtocol(HttpToolsProtocol):
             self._since = now  # The engine is the slow one: it has timers of its own.
         elif age > limits.body_timeout_s + self._body_bytes / MIN_BODY_BYTES_PER_S:
             self._reject(_too_slow("body"))
+
+    def _drop_unread(self, now: float) -> None:
+        """Cut the connection if its client has read nothing for too long of what has ended."""
+        unsent, before = self.transport.get_write_buffer_size(), self._unsent
+        self._unsent = unsent
+        # Of one under way its engine's timers tell; whether it is paused makes no difference.
+        if not unsent or unsent != before or self.active is not None:
+            self._unsent_since = now
+        elif now - self._unsent_since > UNREAD_S:
+            self.transport.abort()
 
 
 _NO_ROUTE = Route("", "invalid", shape=ErrorShape.OPENAI)

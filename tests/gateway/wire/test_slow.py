@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from gateway.wire.downstream import DataPlaneProtocol
+from gateway.wire.downstream import UNREAD_S, DataPlaneProtocol
 from tests.gateway.wire.test_malformed import check_refusal
 from tests.support.engine import STREAM_HEAD, Then, chunk, response, token
 from tests.support.raw import RawClient, post
@@ -119,6 +119,23 @@ async def test_who_asks_and_does_not_read_is_not_answered_on(at_once: bool) -> N
         read_on(client)
         assert {(await client.answer()).body for _ in range(count)} == {body}
         assert len(rig.engine.requests) == count
+
+
+@pytest.mark.parametrize("fields", [{}, {"Connection": "close"}])
+async def test_an_answer_that_nobody_reads_is_not_kept_for_ever(fields: dict[str, str]) -> None:
+    """As long as something of it goes out, it may take its time."""
+    async with wire([response(b"x" * MIB)]) as rig, rig.client() as client:
+        protocol = await stop_reading(rig, client)
+        client.send(post(CHAT, fields=fields))
+        await eventually(lambda: protocol._served)
+        rig.sweep_clients(0)
+        protocol._unsent += 1  # As if a byte of it had gone out since.
+        rig.sweep_clients(UNREAD_S)
+        rig.sweep_clients(2 * UNREAD_S - 1)
+        await asyncio.sleep(0.01)  # Else the end would be heard of by now.
+        assert protocol in rig.protocols
+        rig.sweep_clients(2 * UNREAD_S + 1)
+        await eventually(lambda: not rig.protocols)
 
 
 async def test_a_drain_ends_a_connection_whose_client_does_not_read() -> None:
