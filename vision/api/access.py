@@ -6,6 +6,7 @@ has no query, no body and no field of the request but its id: images and tensors
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import IO
@@ -52,4 +53,6 @@ class AccessLog:
                 "ms": round((time.perf_counter() - began) * 1000, 3),
                 "request_id": request_id,
             }
-            self._stream.write(encode_json(line).decode() + "\n")
+            # A full disk is no reason to cut the connection, which raising here would do.
+            with contextlib.suppress(OSError):
+                self._stream.write(encode_json(line).decode() + "\n")

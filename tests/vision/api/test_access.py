@@ -58,3 +58,23 @@ async def test_what_is_no_request_has_no_line() -> None:
         await send("lifespan")
 
     assert await serve(app, {"type": "lifespan"}) == ([], ["lifespan"])
+
+
+async def test_a_line_that_cannot_be_written_is_no_failure_of_its_request() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.body"})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    sent: list[str] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    await AccessLog(app, Full())(SCOPE, receive, send)
+    assert sent == ["http.response.body"]
