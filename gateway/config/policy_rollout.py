@@ -43,6 +43,13 @@ class Step(Spec):
         description="Requests that the canary must have finished in this step before it can end.",
     )
 
+    @property
+    def asks(self) -> bool:
+        """Whether something is written that must hold before it ends."""
+        return self.hold_s > 0 or (
+            self.min_requests > 0 and "min_requests" in self.model_fields_set
+        )
+
 
 class Gate(Spec):
     """One condition on the canary. It fails only when an interval's bound, not a point, is over."""
@@ -154,7 +161,8 @@ class Rollout(Spec):
     steps: tuple[Step, ...] = Field(
         default=(),
         description="Instead of `plan`: steps of rising weight. After the last the canary has "
-        "everything.",
+        "everything. One of 100 that says neither hold_s nor min_requests is that end; one that "
+        "does is a step, in which it can still go back.",
     )
     gates: tuple[Gate, ...] = Field(
         default=DEFAULT_GATES,
@@ -187,10 +195,11 @@ class Rollout(Spec):
     def stages(self) -> tuple[Step, ...]:
         """The steps before the canary has everything: those written, or the plan's.
 
-        A last step of 100 % without a hold is no stage, it is the end.
+        A last step of 100 % that asks for nothing, no hold and no requests, is no stage: it is the
+        end.
         """
         steps = self.steps or PLANS[self.plan or "standard"]
-        if steps and steps[-1].weight == 100 and steps[-1].hold_s == 0:
+        if steps and steps[-1].weight == 100 and not steps[-1].asks:
             return steps[:-1]
         return steps
 

@@ -57,12 +57,19 @@ def test_the_well_known_plan() -> None:
     assert [step.weight for step in PLANS["quick"]] == [5, 10, 25, 50]
 
 
-def test_a_last_step_of_everything_is_a_stage_only_if_it_lasts() -> None:
+def test_a_last_step_of_everything_is_a_stage_only_if_it_asks_for_something() -> None:
+    """For a time, or for requests; a condition that is written must not be passed over."""
     half = {"weight": 50, "hold_s": 60}
     ends = Rollout.model_validate({**WAYS, "steps": [half, {"weight": 100}]})
     assert ends.stages == (Step(weight=50, hold_s=60),)
     stays = Rollout.model_validate({**WAYS, "steps": [half, {"weight": 100, "hold_s": 9}]})
     assert [step.weight for step in stays.stages] == [50, 100]
+    (asks,) = Rollout.model_validate(
+        {**WAYS, "steps": [{"weight": 100, "min_requests": 500}]}
+    ).stages
+    assert asks.min_requests == 500
+    nothing = {"weight": 100, "min_requests": 0}
+    assert not Rollout.model_validate({**WAYS, "steps": [nothing]}).stages
     (switch,) = Rollout.model_validate({**WAYS, "plan": "blue_green"}).stages
     assert (switch.weight, switch.hold_s) == (100, 600)
 
