@@ -177,6 +177,8 @@ def _archive(file: Path, inputs: Sequence[TensorSpec], config: ModelConfig, opti
         raise ConversionError(f"{where}: holds no samples")
     if labels is not None and labels.shape != (len(readers),):
         raise ConversionError(f"{where}: {len(readers)} samples, but labels of {labels.shape}")
+    if labels is not None and labels.dtype.kind not in "iu":
+        raise ConversionError(f"{where}: labels are {labels.dtype}; they have to be integers")
     return Samples(
         str(file), readers, None if labels is None else tuple(int(one) for one in labels)
     )
@@ -185,6 +187,8 @@ def _archive(file: Path, inputs: Sequence[TensorSpec], config: ModelConfig, opti
 def _tensors(
     arrays: dict[str, Array], inputs: Sequence[TensorSpec], where: str
 ) -> tuple[Callable[[], Row], ...]:
+    if any(arrays[spec.name].ndim == 0 for spec in inputs):
+        raise ConversionError(f"{where}: an array without rows")
     counts = {len(arrays[spec.name]) for spec in inputs}
     if len(counts) != 1:
         raise ConversionError(f"{where}: its arrays have different numbers of rows")

@@ -92,6 +92,15 @@ def test_npz_of_tensors_by_the_names_of_the_inputs(tmp_path: Path) -> None:
             {"ids": np.ones((2, 5), int), "mask": np.ones((2, 5), int), "labels": np.ones(3)},
             r"2 samples, but labels of \(3,\)",
         ),
+        (
+            {"ids": np.ones((2, 5), int), "mask": np.ones((2, 5), int), "labels": np.ones(2)},
+            "labels are float64; they have to be integers",
+        ),
+        (
+            {"ids": np.ones((2, 5), int), "mask": np.ones((2, 5), int), "labels": ["a", "b"]},
+            "labels are <U1; they have to be integers",
+        ),
+        ({"ids": np.ones((2, 5), int), "mask": np.array(1)}, "an array without rows"),
         ({"ids": np.ones((0, 5), int), "mask": np.ones((0, 5), int)}, "holds no samples"),
     ],
 )
