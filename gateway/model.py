@@ -63,6 +63,8 @@ class Route:
     name: str
     """The label in metrics and logs."""
     dialect: Dialect = Dialect.CHUNKS
+    streams: bool = False
+    """Whether the family has streams; elsewhere a field that asks for one is another's."""
     injects_usage: bool = False
     """Whether the family's streams report usage only when asked to."""
     body: Body = Body.JSON

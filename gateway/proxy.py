@@ -69,7 +69,7 @@ class Proxy:
             if plan.junction is not None:
                 down, plan, facts = self._divert(plan, request, facts, record, down)
             attempts = Attempts(self._shared, request, facts, plan, record)
-            if facts.stream is True:
+            if facts.stream is True and request.route.streams:
                 self.pulse.add(attempts, down)
             await first_reply(attempts)
             reply = attempts.reply

@@ -16,11 +16,11 @@ _TYPED = Dialect.TYPED
 _ANTHROPIC = ErrorShape.ANTHROPIC
 
 _ROUTES = (
-    Route("/v1/chat/completions", "chat", injects_usage=True),
-    Route("/v1/completions", "completions", injects_usage=True),
+    Route("/v1/chat/completions", "chat", streams=True, injects_usage=True),
+    Route("/v1/completions", "completions", streams=True, injects_usage=True),
     Route("/v1/embeddings", "embeddings"),
-    Route("/v1/responses", "responses", _TYPED),
-    Route("/v1/messages", "messages", _TYPED, shape=_ANTHROPIC),
+    Route("/v1/responses", "responses", _TYPED, streams=True),
+    Route("/v1/messages", "messages", _TYPED, streams=True, shape=_ANTHROPIC),
     Route("/v1/messages/count_tokens", "count_tokens", _TYPED, shape=_ANTHROPIC),
     Route("/v1/rerank", "rerank"),
     Route("/v1/score", "score"),

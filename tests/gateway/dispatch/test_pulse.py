@@ -144,6 +144,17 @@ async def test_who_gets_no_comments(request_body: dict[str, Any], cluster: dict[
         assert (await client.answer()).status == 404
 
 
+async def test_who_has_no_streams_is_promised_none() -> None:
+    """The engine passes the field over, and its answer must not meet the head of a stream."""
+    turn = Turn()
+    async with failover([[turn, response(b'{"data":[]}')]]) as rig, rig.client() as client:
+        client.send(post({"model": "m", "input": "hi", "stream": True}, "/v1/embeddings"))
+        await rig.engines[0].wait_requests(1)
+        rig.pass_time(30)
+        turn.go.set()
+        assert (await client.answer()).body == b'{"data":[]}'
+
+
 async def test_a_tokens_arrival_puts_the_comment_off() -> None:
     """Nothing is added to a stream that flows."""
     turn = Turn()
