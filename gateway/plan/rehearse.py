@@ -30,6 +30,10 @@ MAX_LOOK_S = 20.0
 """Between two looks of the machine, below its `MAX_GAP_S`; the running gateway looks each second.
 A look takes about 10 ms, so a day takes half a minute."""
 
+QUIET_S = 7 * 86_400.0
+"""A silence of the log in which every look is taken, unless holds and deadlines are longer. In what
+is left of a longer one nothing can happen: a clock that was set makes fifty years."""
+
 _MIN_LOOK_S = 1.0
 _LOOKS = 500
 UNLOGGED = frozenset({"abort_rate", "truncation_rate"})
@@ -89,10 +93,14 @@ def rehearse(rollout: Rollout, lines: Sequence[Line], arm_of: ArmOf) -> Rehearse
     span_s = lines[-1].ts - lines[0].ts
     look_s = min(MAX_LOOK_S, max(_MIN_LOOK_S, span_s / _LOOKS))
     due = lines[0].ts
+    quiet_s = max(QUIET_S, 2 * _longest_s(rollout))
     for line in lines:
+        skip_at = due + quiet_s
         while line.ts >= due:
             play.look(due)
             due += look_s
+            if due > skip_at:
+                due = max(due, line.ts)
         play.count(line)
     play.look(lines[-1].ts)
     state = play.state
@@ -156,6 +164,12 @@ class _Play:
 
     def _tally(self, epoch: int, arm: str) -> ArmTally:
         return self._tallies.setdefault((epoch, arm), ArmTally())
+
+
+def _longest_s(rollout: Rollout) -> float:
+    """Return how long it may take through all steps without a request."""
+    stages = rollout.stages
+    return sum(stage.hold_s for stage in stages) + (rollout.step_deadline_s or 0.0) * len(stages)
 
 
 def _is_of(evidence: Evidence, state: RolloutState) -> bool:

@@ -10,8 +10,10 @@ import pytest
 
 from gateway.config.policy import Policy
 from gateway.model import Outcome
+from gateway.plan import rehearse as module
 from gateway.plan.logged import Line
 from gateway.plan.rehearse import BASELINE, CANARY, logged, models, rehearse
+from gateway.plan.rollout import advance
 from gateway.plan.rollout_state import Phase
 
 STEPS = [
@@ -143,6 +145,27 @@ def test_quiet_hours_hold_and_prove_nothing() -> None:
     assert found.state.phase is Phase.PROGRESSING
     assert found.state.elapsed_s == pytest.approx(60, abs=1)
     assert found.requests[CANARY] < 40
+
+
+def test_a_clock_that_was_set_is_no_fifty_years_of_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that starts in 1970 logs its first requests then; what follows counts as ever."""
+    tried, looks = policy(), 0
+    assert tried.rollout is not None
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return advance(*arguments)
+
+    monkeypatch.setattr(module, "advance", counted)
+    monkeypatch.setattr(module, "QUIET_S", 1000.0)
+    rng = Random(7)
+    early = lines("old", rng, 1, 1)
+    early[0].ts = 0.0
+    log = merged(lines("old", rng, 400, 600), lines("new", rng, 400, 600))
+    found = rehearse(tried.rollout, early + log, models(tried, "old", "new"))
+    assert looks < 2000
+    assert found.requests[CANARY] > 100
 
 
 def test_nothing_to_rehearse_with() -> None:
