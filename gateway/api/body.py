@@ -37,7 +37,7 @@ class Facts(msgspec.Struct, gc=False):
     @property
     def choices(self) -> int:
         """Answers that one stream will carry: `n` for each prompt of a list of prompts."""
-        n = self.n if isinstance(self.n, int) and self.n > 0 else 1
+        n = 1 if self.n is None else max(1, _count_of(self.n))
         if bytes(memoryview(self.prompt)[:1]) != b"[":
             return n
         prompts = _PROMPTS.decode(self.prompt)
@@ -50,6 +50,14 @@ class Facts(msgspec.Struct, gc=False):
     def wants_usage(self) -> bool:
         """Whether the client asked for the usage chunk itself."""
         return self.stream_options is not None and self.stream_options.include_usage is True
+
+
+def _count_of(value: Any) -> int:
+    """Read a number as vLLM does, which takes 2.0 and "2" for 2; 1 for what is none."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return 1
 
 
 MAX_CONTAINERS = 1_000_000
