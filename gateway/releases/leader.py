@@ -89,7 +89,7 @@ class Leader:
             await self._sleep(LOOK_S)
 
     async def look(self, fence: Fence) -> None:
-        """Look at every policy once."""
+        """Look at every policy once; not while sums may be missing, what they hide would pass."""
         for rule in list(self._rules().rules.values()):
             policy = rule.policy
             try:
@@ -112,6 +112,8 @@ class Leader:
         assert rollout is not None  # noqa: S101  the caller looked
         document = await self._shared.fetch(key_of(policy.name))
         await self._trail.catch_up(document, fence)
+        if self._shared.refilling:
+            return
         now = self._clock.wall()
         state = state_of(document)
         if state is None:
@@ -158,6 +160,8 @@ class Leader:
     async def _split(self, policy: Policy, fence: Fence) -> None:
         document = await self._shared.fetch(key_of(policy.name))
         await self._trail.catch_up(document, fence)
+        if self._shared.refilling:
+            return
         before = experiment_of(document)
         state = experiment.begin(policy, before)
         totals = await self._store.totals(prefix_of(policy.name, state.epoch))

@@ -48,6 +48,9 @@ a wait and a call."""
 
 _FIRST_WAIT_S = 0.1
 
+REFILL_S = 5.0
+"""After a loss all processes have found out, and pushed their sums again, within this time."""
+
 MAX_WAITING_EVENTS = 1_000
 """Audit events kept while the store is down; the oldest go first, and are counted."""
 
@@ -98,6 +101,7 @@ class Resilient:
         self._documents: dict[str, Document] = {}
         self._revision = 0
         self._restoring = False
+        self._lost_at: float | None = None
         self._snapshot: Callable[[], Json] | None = None
         self._gone: deque[str] = deque()
         self._events: deque[_Event] = deque()
@@ -144,9 +148,16 @@ class Resilient:
         document = await self.store.get(key)
         known = self.document(key)
         if document.version < known.version:
+            self._lost_at = self._clock.monotonic()
             await self.store.restore([known])
             document = await self.store.get(key)
         return document
+
+    @property
+    def refilling(self) -> bool:
+        """Whether the store has lost something lately: its sums may lack a process' part."""
+        at = self._lost_at
+        return at is not None and self._clock.monotonic() - at < REFILL_S
 
     def documents(self, prefix: str) -> list[Document]:
         """Return those that begin so and are not removed, in the order of their keys."""
@@ -228,6 +239,7 @@ class Resilient:
             if not self.outbox.heard(await self.store.push(self.process, batch)):
                 return
             self._restoring = True
+            self._lost_at = self._clock.monotonic()
 
     async def _restore(self) -> None:
         missing = self.outbox.missing

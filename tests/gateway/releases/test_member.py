@@ -201,6 +201,27 @@ async def test_a_store_that_lost_its_state_begins_nothing_anew() -> None:
             assert [each.weights("ab") for each in one.processes] == [(0, 1)] * 2
 
 
+async def test_nothing_is_judged_while_the_sums_come_back() -> None:
+    """What one process has pushed again is half of the truth, and the better one here."""
+    async with world(rollout()) as one:
+        good, bad = one.processes
+        for process, whole, failed in ((good, 60, 0), (bad, 34, 6)):
+            process.serve("new", "baseline", 200)
+            process.serve("new", "canary", whole, failed)
+        await one.look(3)
+        assert good.weights("new") == (90, 10)
+        vars(one.store).update(vars(MemoryStore(one.clock)))
+        await one.lead()
+        one.clock.now += 1
+        await good.turn()
+        await good.member._leader.look(one.fence)
+        await one.look(5)
+        assert [each.weights("new") for each in one.processes] == [(90, 10)] * 2
+        good.serve("new", "canary", 0, 40)
+        await one.look(5)  # It goes on by itself.
+        assert good.member.status()[0]["state"]["phase"] == "rolled_back"
+
+
 async def test_no_number_of_rollouts_uses_up_the_room_for_sums() -> None:
     """What is over makes way; a canary that nobody counts could never be sent back."""
     async with world(rollout(), processes=1) as one:
