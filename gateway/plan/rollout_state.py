@@ -193,8 +193,8 @@ def weights(state: RolloutState | None, rollout: Rollout) -> tuple[float, float]
 
 
 def fingerprint(target: Target) -> str:
-    """Return what tells one target from another."""
-    text = json.dumps(target.model_dump(mode="json"), sort_keys=True)
+    """Return what tells one target from another; a field that a later version adds does not."""
+    text = json.dumps(target.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 

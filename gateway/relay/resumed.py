@@ -19,7 +19,7 @@ from gateway.model import Usage
 from gateway.relay.delivered import Delivered, Mode
 from gateway.relay.sse import payload, split
 from gateway.relay.transcript import Transcript
-from gateway.relay.watch import DECODE_ERRORS, Failure, read_error
+from gateway.relay.watch import DECODE_ERRORS, Failure, exact, read_error
 
 _Raw = dict[str, msgspec.Raw]
 
@@ -176,7 +176,7 @@ class ResumedWatcher:
             return _raw(counts)  # To what was not counted nothing can be added.
         if not self._again:
             prompt, completion = max(0, prompt - self._tokens), completion + self._tokens
-        self.usage = Usage(prompt, completion, exact=True)
+        self.usage = exact(prompt, completion)
         return _raw(
             dict(counts)
             | {

@@ -20,6 +20,9 @@ from gateway.relay.sse import payload, split
 DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding raises: for what is no JSON, or is nested deeper than can be read."""
 
+MAX_COUNT = 10**12 - 1
+"""The most tokens of one answer that are believed; twelve digits, as in `usage_of`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -144,7 +147,7 @@ class ChatWatcher:
         usage = chunk.usage
         if usage is not None:
             if usage.completion_tokens is not None:
-                self.usage = Usage(usage.prompt_tokens or 0, usage.completion_tokens, exact=True)
+                self.usage = exact(usage.prompt_tokens or 0, usage.completion_tokens)
             if not chunk.choices and self._strip_usage:
                 return False
         for choice in chunk.choices or ():
@@ -221,9 +224,7 @@ class TypedWatcher:
             return False
         usage = seen.usage or (seen.response.usage if seen.response else None)
         if usage is not None and usage.output_tokens is not None:
-            self.usage = Usage(
-                usage.input_tokens or self.usage.prompt_tokens, usage.output_tokens, exact=True
-            )
+            self.usage = exact(usage.input_tokens or self.usage.prompt_tokens, usage.output_tokens)
         elif seen.type in _DELTAS:
             self.count(1)
         self.started = True
@@ -241,6 +242,11 @@ def read_error(error: object) -> Failure:
         message, code = error.get("message"), error.get("code")
         return Failure(f"The engine failed: {message or 'no reason given'}", code in (429, 503))
     return Failure(f"The engine failed: {error or 'no reason given'}")
+
+
+def exact(prompt: int, completion: int) -> Usage:
+    """Return what an engine has counted, within what a counter can take."""
+    return Usage(min(max(prompt, 0), MAX_COUNT), min(max(completion, 0), MAX_COUNT), exact=True)
 
 
 # As vLLM writes it; the other two find the numbers in any order and under either API's names.

@@ -63,11 +63,15 @@ class Experiment:
 
 
 def fingerprint(policy: Policy) -> str:
-    """Return what tells one experiment from another: arms, weights, key and what is matched."""
-    parts = {"match": policy.match.model_dump(mode="json"), "salt": policy.salt}
+    """Return what tells one experiment from another: arms, weights, key and what is matched.
+
+    Fields that a later version adds do not, as long as the file leaves them out.
+    """
+    match = policy.match.model_dump(mode="json", exclude_defaults=True)
+    parts: dict[str, Any] = {"match": match, "salt": policy.salt}
     if policy.split is not None:
         kept = {"arms", "by", "missing_key", "baseline"}
-        parts["split"] = policy.split.model_dump(mode="json", include=kept)
+        parts["split"] = policy.split.model_dump(mode="json", include=kept, exclude_defaults=True)
     return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

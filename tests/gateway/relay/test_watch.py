@@ -128,6 +128,18 @@ def test_a_whole_chat_stream_passes_unchanged() -> None:
     assert state(watcher) == (Usage(7, 3, exact=True), None, True, True, b"")
 
 
+@pytest.mark.parametrize(
+    ("said", "believed"), [(10**400, 10**12 - 1), (-5, 0)], ids=["huge", "negative"]
+)
+def test_counts_that_cannot_be_do_not_reach_the_metrics(said: int, believed: int) -> None:
+    """A number without end is no double, and one below nothing would turn a counter back."""
+    one, other = chat(), TypedWatcher()
+    one.see(usage(said, said))
+    other.see(typed("message_delta", usage={"input_tokens": 9, "output_tokens": said}))
+    assert one.usage == Usage(believed, believed, exact=True)
+    assert other.usage == Usage(9, believed, exact=True)
+
+
 def test_the_usage_that_only_we_asked_for_is_taken_out() -> None:
     """The usage chunk is read and dropped; a last chunk with choices beside usage stays."""
     watcher = chat(strip_usage=True)
