@@ -56,9 +56,14 @@ def find_files(patterns: Iterable[str]) -> list[Path]:
     found = {
         Path(name)
         for pattern in patterns
-        for name in (glob.glob(pattern) if glob.has_magic(pattern) else [pattern])  # noqa: PTH207 - Path.glob takes no absolute pattern
+        for name in (glob.glob(pattern) if _has_wildcards(pattern) else [pattern])  # noqa: PTH207 - Path.glob takes no absolute pattern
     }
     return sorted(found, key=str)
+
+
+def _has_wildcards(pattern: str) -> bool:
+    """Whether it is to be searched for. With a NUL, at which a search fails, it is a name."""
+    return glob.has_magic(pattern) and "\0" not in pattern
 
 
 def load_policies(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class FileSource:
         except ConfigError:
             return None
         for path in find_files(self._patterns):
-            data.append(str(path).encode())
+            data.append(os.fsencode(path))
             try:
                 data.append(read(path))
             except ConfigError as error:

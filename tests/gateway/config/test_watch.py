@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -94,14 +95,33 @@ def test_an_invalid_file_is_read_once(tmp_path: Path) -> None:
     assert (source.digest, source.look()) == (None, None)
 
 
-def test_a_name_that_no_file_can_have_is_a_problem_of_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a\\0b", "a\\0b/*.yaml"])
+def test_a_name_that_no_file_can_have_is_a_problem_of_the_file(tmp_path: Path, name: str) -> None:
     """And no end of the looking, which would be the gateway's."""
     path = tmp_path / "sluice.yaml"
-    path.write_text('clusters: {c: {endpoints: [{url: "http://h"}]}}\npolicies: ["a\\0b"]\n')
+    path.write_text(
+        f'clusters: {{c: {{endpoints: [{{url: "http://h"}}]}}}}\npolicies: ["{name}"]\n'
+    )
     source = FileSource(path)
     with pytest.raises(ConfigError, match="cannot be read: embedded null"):
         source.load()
     assert source.look() == source.digest
+
+
+def test_a_policy_file_s_name_may_be_no_text(tmp_path: Path) -> None:
+    """Names are bytes: one in Latin-1 among the policies must not end the gateway."""
+    path = tmp_path / "sluice.yaml"
+    path.write_text(f"{ONE}policies: ['{tmp_path}/p/*.yaml']\n")
+    (tmp_path / "p").mkdir()
+    source = FileSource(path)
+    source.load()
+    named = tmp_path / "p" / os.fsdecode(b"caf\xe9.yaml")
+    named.write_text("- no policy\n")
+    assert source.look() not in {None, source.digest}
+    with pytest.raises(ConfigError, match=r"caf\\udce9\.yaml"):
+        source.load()
+    named.write_text("")
+    assert source.look() not in {None, source.digest}
 
 
 def test_a_link_that_is_swapped_is_followed(tmp_path: Path) -> None:
