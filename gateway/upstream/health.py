@@ -118,9 +118,22 @@ async def list_models(
         return None
     try:
         entries = json.loads(body or b"")["data"]
-        return [entry for entry in entries if isinstance(entry["id"], str)]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return [
+            {key: value for key, value in entry.items() if _can_be_told({key: value})}
+            for entry in entries
+            if isinstance(entry["id"], str) and _can_be_told(entry["id"])
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _can_be_told(value: object) -> bool:
+    """Whether our own list of models can hold it: Python reads NaN and lone surrogates as well."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError:
+        return False
+    return True
 
 
 class Watch:

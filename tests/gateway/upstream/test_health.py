@@ -159,6 +159,15 @@ async def test_a_list_without_an_end_is_none(piece: bytes, monkeypatch: pytest.M
             assert await list_models(http, E, 30.0 if piece else 0.01) is None
 
 
+async def test_what_no_client_could_be_told_is_left_out() -> None:
+    """Python's reader takes what is no JSON; in our own list it would end the answer for all."""
+    text = (
+        b'{"data": [{"id": "a", "x": NaN, "y": [1e999], "z": "\\ud800", "\\ud800": 1, "n": 5},'
+        b' {"id": "\\ud800"}]}'
+    )
+    assert await listed(httpx.Response(200, content=text)) == [{"id": "a", "n": 5}]
+
+
 @pytest.mark.parametrize("error", [httpx.ConnectError("refused"), httpx.DecodingError("gzip")])
 async def test_an_endpoint_that_does_not_answer_lists_nothing(error: Exception) -> None:
     """Neither a refused connection nor a broken coding ends the watch."""
