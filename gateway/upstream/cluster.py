@@ -231,11 +231,12 @@ class Cluster:
 
     def listed(self, endpoint: Endpoint, entries: list[ModelEntry]) -> bool:
         """Note which models an endpoint lists; return whether that is news."""
-        if self.clients.get(endpoint.id) is None or self.models.get(endpoint.id) == entries:
+        if endpoint.id not in self.clients:
             return False
+        endpoint.models = tuple(entry["id"] for entry in entries)  # It may be new, its id not.
+        is_news = self.models.get(endpoint.id) != entries
         self.models[endpoint.id] = entries
-        endpoint.models = tuple(entry["id"] for entry in entries)
-        return True
+        return is_news
 
     def _all_clients(self) -> list[Client]:
         return [*self.clients.values(), *(one.client for one in self._leaving)]

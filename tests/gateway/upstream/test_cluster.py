@@ -212,6 +212,15 @@ def test_a_cluster_that_goes_lets_all_go() -> None:
     assert not running.refresh(CLOCK.now)
 
 
+def test_an_endpoint_that_goes_over_to_https_lists_what_it_did() -> None:
+    """Its id stays, so that the same list again is no news; it was shown with no models since."""
+    running = cluster("a:443")
+    running.listed(running.endpoints[0], [{"id": "m"}])
+    change(running, ClusterSpec.model_validate({"endpoints": [{"url": "https://a:443"}]}))
+    assert not running.listed(running.endpoints[0], [{"id": "m"}])
+    assert running.endpoints[0].models == ("m",)
+
+
 def test_https_is_by_the_cluster_s_trust() -> None:
     """Another trust is another client, also for the probes."""
     secure = ClusterSpec.model_validate({"endpoints": [{"url": "https://a/base"}]})
