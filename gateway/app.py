@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -191,9 +190,12 @@ class Gateway:
         self._recorder.generation = self.generation
         return result
 
-    async def _hang_up(self) -> None:
-        _LOG.info("SIGHUP: reading the configuration again")
-        await self.reload()
+    async def _reload_at(self, hung_up: asyncio.Event) -> None:
+        while True:
+            await hung_up.wait()
+            hung_up.clear()
+            _LOG.info("SIGHUP: reading the configuration again")
+            await self.reload()
 
     async def run(self, ready: Ready | None = None, *, signals: bool = True) -> None:
         """Serve until told to stop. Raises `OSError` if the port cannot be had."""
@@ -218,9 +220,10 @@ class Gateway:
 
         hooks = Hooks(started, self.view.drain, closing, self.force)
         server = make_server(config, self.app, plane, hooks)
+        hung_up = asyncio.Event()
         async with AsyncExitStack() as stack:
             if signals:  # First in, so that they are heard until everything else is down.
-                stack.enter_context(handle_signals(server))
+                stack.enter_context(handle_signals(server, hung_up.set))
             stack.callback(self.close)
             await stack.enter_async_context(self.mirrors)
             stack.callback(listener.close)
@@ -234,10 +237,7 @@ class Gateway:
             source = self.live.source
             if source is not None and config.watch:
                 start(watch_forever(source, self.reload))
-            if signals:
-                loop = asyncio.get_running_loop()
-                loop.add_signal_handler(signal.SIGHUP, lambda: start(self._hang_up()))
-                stack.callback(loop.remove_signal_handler, signal.SIGHUP)
+            start(self._reload_at(hung_up))
             start(self._sweep_forever(server))
             await self.releases.catch_up()
             tune_gc()

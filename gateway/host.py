@@ -254,8 +254,13 @@ async def background_tasks() -> AsyncIterator[Callable[[Coroutine[Any, Any, None
 
 
 @contextmanager
-def handle_signals(server: HostedServer) -> Iterator[None]:
-    """Let SIGINT and SIGTERM drain the server, SIGINT without the delay; a second one forces."""
+def handle_signals(
+    server: HostedServer, hang_up: Callable[[], object] = _nothing
+) -> Iterator[None]:
+    """Let SIGINT and SIGTERM drain the server, SIGINT without the delay; a second one forces.
+
+    SIGHUP calls `hang_up`, and does not end the process where nobody reads any more.
+    """
     loop = asyncio.get_running_loop()
     heard = 0
 
@@ -271,8 +276,9 @@ def handle_signals(server: HostedServer) -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM)
     for number in numbers:
         loop.add_signal_handler(number, stop, number)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
     try:
         yield
     finally:
-        for number in numbers:
+        for number in (*numbers, signal.SIGHUP):
             loop.remove_signal_handler(number)

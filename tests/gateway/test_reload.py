@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,31 @@ async def test_what_needs_a_restart_is_said_each_time(setting: Setting) -> None:
         ]
     assert gateway.config.server.drain_s == 1
     gateway.close()
+
+
+async def test_hang_ups_reload_and_never_end_the_gateway(setting: Setting) -> None:
+    """The second comes when nobody reads the file any more, but the access log is to be written."""
+    setting.write("http://a:1")
+    gateway = setting.start()
+    close = gateway.close
+    at_the_end: list[object] = []
+
+    def closed() -> None:
+        at_the_end.append(signal.getsignal(signal.SIGHUP))
+        close()
+
+    gateway.close = closed  # type: ignore[method-assign]
+    started = asyncio.Event()
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(gateway.run(lambda _: started.set()))
+        await started.wait()
+        setting.write("http://b:1")
+        signal.raise_signal(signal.SIGHUP)
+        await eventually(lambda: gateway.generation == 2)
+        signal.raise_signal(signal.SIGTERM)
+        await running
+    assert len(at_the_end) == 1
+    assert signal.SIG_DFL not in at_the_end
 
 
 async def test_without_a_file_there_is_nothing_to_reload(setting: Setting) -> None:
