@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from math import isfinite
 
 STALE_S = 10.0
 """After this age a scrape says nothing; up to there its weight falls in a straight line."""
 
 KV_FULL = 0.9
 """Above this share of its KV cache an engine begins to preempt sequences."""
+
+MAX_NUMBER = 1e9
+"""More is no number of requests. Less than none would draw all requests to the engine, and a sum
+that is infinite cannot be told in JSON."""
 
 _SERIES = re.compile(
     # Begins with what is literal on purpose: that is found without trying each line.
@@ -78,7 +81,7 @@ def _number(text: bytes) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if isfinite(value) else None
+    return value if 0 <= value <= MAX_NUMBER else None
 
 
 def extra_load(load: EngineLoad, inflight: int) -> float:

@@ -85,6 +85,8 @@ def test_the_vision_service_s_own_page_is_read() -> None:
         b"vllm:num_requests_running 1\n",
         b"vllm:num_requests_waiting 1\n",
         b"vllm:num_requests_running NaN\nvllm:num_requests_waiting 1\n",
+        b"vllm:num_requests_running 1\nvllm:num_requests_waiting -7\n",
+        b"vllm:num_requests_running 1\nvllm:num_requests_waiting 1e308\n",
         b"vllm:num_requests_running one\nvllm:num_requests_waiting 1\n",
         b"sglang:num_running_reqs 1\n",
     ],
