@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -78,15 +79,30 @@ class Leader:
         self._sleep = sleep
         self._watches: dict[str, Watch] = {}
         self._trail = Trail(shared.store)
+        self._since = -math.inf
         self._told = False
 
     async def lead(self, fence: Fence) -> None:
         """Look again and again. Raises `FencedError` or `StoreError`."""
-        self._watches.clear()  # Others may have led: what was seen then is not known here.
-        self._trail.forget()
+        self.begin()
         while True:
             await self.look(fence)
             await self._sleep(LOOK_S)
+
+    def begin(self) -> None:
+        """Begin a term: others may have led, and what was seen then is not known here."""
+        self._watches.clear()
+        self._trail.forget()
+        self._since = self._clock.monotonic()
+
+    @property
+    def _lacks(self) -> bool:
+        """Whether the store's sums may lack a process' part.
+
+        One that lost them has lost the lease, too. So a term begins with a push of this process:
+        it finds out, even if another has brought the documents back already.
+        """
+        return self._shared.refilling or self._shared.pushed_at < self._since
 
     async def look(self, fence: Fence) -> None:
         """Look at every policy once; not while sums may be missing, what they hide would pass."""
@@ -112,7 +128,7 @@ class Leader:
         assert rollout is not None  # noqa: S101  the caller looked
         document = await self._shared.fetch(key_of(policy.name))
         await self._trail.catch_up(document, fence)
-        if self._shared.refilling:
+        if self._lacks:
             return
         now = self._clock.wall()
         state = state_of(document)
@@ -160,7 +176,7 @@ class Leader:
     async def _split(self, policy: Policy, fence: Fence) -> None:
         document = await self._shared.fetch(key_of(policy.name))
         await self._trail.catch_up(document, fence)
-        if self._shared.refilling:
+        if self._lacks:
             return
         before = experiment_of(document)
         state = experiment.begin(policy, before)

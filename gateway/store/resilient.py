@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 from collections import deque
@@ -93,6 +94,8 @@ class Resilient:
         self.outbox = Outbox()
         self.standing = Standing(available=True, since=clock.monotonic())
         """Taken for up until a call has failed: nothing at start waits for the store."""
+        self.pushed_at = -math.inf
+        """When the last push began that the store has taken (monotonic seconds)."""
         self.lost_events = 0
         """Audit events that were given up because too many waited."""
         self._clock = clock
@@ -235,8 +238,9 @@ class Resilient:
         while True:
             if self._restoring:
                 await self._restore()
-            batch = self.outbox.batch()
+            began, batch = self._clock.monotonic(), self.outbox.batch()
             if not self.outbox.heard(await self.store.push(self.process, batch)):
+                self.pushed_at = began
                 return
             self._restoring = True
             self._lost_at = self._clock.monotonic()
