@@ -70,6 +70,10 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 async def _validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  as above
+    if isinstance(error.body, bytes):
+        # FastAPI reads no JSON where the content type is another, as curl -d's is by default.
+        words = "The body must be JSON, sent with `content-type: application/json`."
+        return error_response(bad_request(words, "body"))
     return error_response(_first_of(error.errors()))
 
 

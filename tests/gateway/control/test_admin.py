@@ -180,6 +180,17 @@ async def test_a_malformed_registration(body: bytes) -> None:
     assert code(answer) == (400, "invalid_request_error")
 
 
+async def test_a_body_of_another_content_type_is_told_which_one_it_needs() -> None:
+    """As curl -d sends it without -H; the words are not the parser's about bytes."""
+    async with client() as http:
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        answer = await http.post(
+            "/admin/endpoints", content=b'{"cluster":"c","url":"http://new:1"}', headers=headers
+        )
+    assert code(answer) == (400, "invalid_request_error")
+    assert "`content-type: application/json`" in answer.json()["error"]["message"]
+
+
 async def test_a_body_over_the_cap() -> None:
     """1 MiB is plenty, also for a long prompt that is to be explained."""
     async with client() as http:
