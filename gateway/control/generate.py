@@ -91,7 +91,7 @@ class _Report:
         if answer.status != 200:
             return await pass_on(answer)
         said = read_whole(await read_all(answer))
-        return JSONResponse(self._generated(answer, said.text, said.tokens))
+        return _marked(JSONResponse(self._generated(answer, said.text, said.tokens)), answer)
 
     async def stream(self, answer: Answer) -> ASGIApp:
         """Show the answer as events; an error before the first one as the data path worded it."""
@@ -99,12 +99,13 @@ class _Report:
             return await pass_on(answer)
         # An infinite grace: its default ends open streams at SIGTERM, in the middle and without
         # an error. How long a drain may take is the server's own setting.
-        return EventSourceResponse(
+        events = EventSourceResponse(
             self._events(answer),
             sep="\n",
             ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
             shutdown_grace_period=inf,
         )
+        return _marked(events, answer)
 
     async def _events(self, answer: Answer) -> AsyncIterator[ServerSentEvent]:
         texts: list[str] = []
@@ -129,6 +130,12 @@ class _Report:
             latency_ms=round((self.clock.monotonic() - self.started_s) * 1000, 3),
             trace_id=trace or "",
         ).model_dump()
+
+
+def _marked(response: Response, answer: Answer) -> Response:
+    """Let it say what the data path said of the answer's way: attempts, and where it came from."""
+    response.raw_headers += [field for field in answer.headers if field[0].startswith(b"x-sluice-")]
+    return response
 
 
 def _event(value: dict[str, object]) -> ServerSentEvent:

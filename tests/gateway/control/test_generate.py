@@ -109,6 +109,21 @@ async def test_without_a_trace_the_answers_request_id_is_it() -> None:
     assert second.json()["trace_id"] == second.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_it_says_what_the_data_path_says_of_the_way(stream: bool) -> None:
+    """The number of attempts, and with `server.route_header` where the answer came from."""
+    said = [(b"x-sluice-attempts", b"2"), (b"x-sluice-route", b"cluster=c; endpoint=e:1")]
+    pieces = [sse(token("four")), sse("[DONE]")] if stream else [WHOLE]
+    ask = FakeAsk(Script(pieces, headers=[JSON, *said]))
+    async with client(ask) as http:
+        answer = await http.post(
+            "/v1/generate", json={"model": "m", "prompt": "", "stream": stream}
+        )
+    assert answer.status_code == 200
+    assert answer.headers["x-sluice-attempts"] == "2"
+    assert answer.headers["x-sluice-route"] == "cluster=c; endpoint=e:1"
+
+
 async def test_an_engine_that_does_not_count_is_not_guessed_for() -> None:
     """Without usage the count is null."""
     ask = FakeAsk(Script([b'{"choices":[{"text":"x"}]}'], headers=[JSON]))
