@@ -49,6 +49,15 @@ def test_sums_of_epochs_and_others() -> None:
     assert [row.metric for row in made.rows][:3] == ["failed", "same_status", "exact"]
 
 
+def test_nothing_is_more_alike_than_1() -> None:
+    """Quantiles of a histogram are up to 1.1 % off, also beyond the end of the scale."""
+    mirrored = Mirrored()
+    mirrored.heard(pair(text(1.0)))
+    similarity = report("p", mirrored.take()).row("similarity")
+    assert similarity is not None
+    assert (similarity.p5, similarity.p50, similarity.p95) == (1.0, 1.0, 1.0)
+
+
 def test_words_for_texts() -> None:
     """What a person wants to know first."""
     mirrored = Mirrored()
