@@ -47,7 +47,8 @@ class AdminClient:
                 answer = client.request(method, path, headers=headers, params=query, **content)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             reason = str(error) or type(error).__name__
-            raise AdminError(f"no answer from {self.url}: {reason}") from error
+            hint = "; --admin or SLUICE_ADMIN says where the admin listener is"
+            raise AdminError(f"no answer from {self.url}: {reason}{hint}") from error
         return _read(answer)
 
 
@@ -62,4 +63,7 @@ def _read(answer: httpx.Response) -> Any:
     said = error.get("message") if isinstance(error, dict) else None
     if said is None:
         raise AdminError(f"this is no admin listener of a gateway (HTTP {answer.status_code})")
-    raise AdminError(f"{said} (HTTP {answer.status_code})")
+    hint = (
+        "; it comes from --admin-token or SLUICE_ADMIN_TOKEN" if answer.status_code == 401 else ""
+    )
+    raise AdminError(f"{said} (HTTP {answer.status_code}){hint}")

@@ -316,14 +316,16 @@ async def test_without_policies_the_list_says_so() -> None:
 
 
 async def test_what_cannot_be_asked(tmp_path: Path) -> None:
-    """No listener, a wrong one, and a wrong token: one line, code 1."""
+    """No listener, a wrong one, and a wrong token: one line that says what to give, code 1."""
     nobody = await asyncio.to_thread(sluice, "policy", "status", "--admin", "http://127.0.0.1:1")
     assert (nobody.exit_code, "no answer from http://127.0.0.1:1" in nobody.stderr) == (1, True)
+    assert "--admin or SLUICE_ADMIN says where" in nobody.stderr
     odd = await asyncio.to_thread(sluice, "policy", "status", "--admin", "nonsense")
     assert (odd.exit_code, "no answer from nonsense" in odd.stderr) == (1, True)
     async with operated() as (_, listener):
         refused = await listener.sluice("policy", "status", SLUICE_ADMIN_TOKEN="wrong")
         assert (refused.exit_code, "HTTP 401" in refused.stderr) == (1, True)
+        assert "--admin-token or SLUICE_ADMIN_TOKEN" in refused.stderr
         assert "wrong" not in refused.stderr
         open_door = await listener.sluice("rollout", "start", "new", SLUICE_ADMIN_TOKEN="")
         assert open_door.exit_code == 1
