@@ -261,8 +261,11 @@ class SqliteStore:
             return self._connection
         self._drop()
         # Only whoever runs the gateway may read it.
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no folder {self._path.parent}") from None
         self._connection = sqlite3.connect(self._path, isolation_level=None)
         self._file = _identity(self._path)
         statements.prepare(self._connection, self._timeout_s * _BUSY_SHARE)

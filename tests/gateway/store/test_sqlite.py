@@ -242,7 +242,7 @@ def no_folder(path: Path) -> None:
     [
         (fill_with_text, "not a database"),
         (of_a_later_sluice, "later sluice"),
-        (no_folder, "No such file"),
+        (no_folder, "there is no folder /"),
         (Path.mkdir, "unable to open"),
     ],
 )
