@@ -37,7 +37,7 @@ class AccessLog(Generic[R]):
         self._file: IO[bytes] = (
             getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
             if target == "-"
-            else Path(target).open("ab", 0)  # noqa: SIM115  closed in close()
+            else _opened(target)
         )
         self._owns_file = target != "-"
         self._interval_s = interval_s
@@ -104,3 +104,10 @@ class AccessLog(Generic[R]):
             if not written:
                 raise BlockingIOError(errno.EAGAIN, "it takes no more")
             rest = rest[written:]
+
+
+def _opened(path: str) -> IO[bytes]:
+    try:
+        return Path(path).open("ab", 0)
+    except OSError as error:
+        raise OSError(f"Cannot open the access log {path}: {error.strerror}.") from None
