@@ -130,16 +130,18 @@ class InProcess:
         self._limits = limits
 
     def __call__(
-        self, path: str, headers: Headers, body: bytes
+        self, path: str, headers: Headers, body: bytes, client: str
     ) -> AbstractAsyncContextManager[Answer]:
         """Send one POST to a data-plane route. Raises `GatewayError` for a bad head."""
-        return self._ask(path, headers, body)
+        return self._ask(path, headers, body, client)
 
     @asynccontextmanager
-    async def _ask(self, path: str, headers: Headers, body: bytes) -> AsyncIterator[Answer]:
+    async def _ask(
+        self, path: str, headers: Headers, body: bytes, client: str
+    ) -> AsyncIterator[Answer]:
         # The host is ours: the client's own was checked on its way in.
         head = read_head([(b"host", b"in-process"), *headers], self._limits)
-        request = Request(ROUTES[path.encode()], head, body, "")
+        request = Request(ROUTES[path.encode()], head, body, client)
         async with ask(self._serve, request) as down:
             status, fields = await down.head()
             yield Answer(status, fields, _pieces(down))

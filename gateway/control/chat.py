@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from gateway.control.answer import AnswerError, read_whole
 from gateway.control.failures import unknown_route
-from gateway.control.headers import forwarded, returned
+from gateway.control.headers import address, forwarded, returned
 from gateway.control.relay import Relayed, pass_on, read_all, read_chunks
 from gateway.control.strict import add_members, read_object
 from gateway.control.view import Answer, Ask, CutError, Headers
@@ -47,7 +47,8 @@ def router(ask: Ask) -> APIRouter:
             raise bad_request("`stream` belongs into the JSON body.", "stream")
         else:
             body = with_model(body, model)
-        return Relayed(ask(CHAT_COMPLETIONS, forwarded(request.headers.raw), body), show)
+        headers = forwarded(request.headers.raw)
+        return Relayed(ask(CHAT_COMPLETIONS, headers, body, address(request)), show)
 
     return routes
 

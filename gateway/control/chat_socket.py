@@ -32,7 +32,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gateway.control.answer import AnswerError, as_error, cut_short, read_whole
 from gateway.control.chat import CHAT_COMPLETIONS
 from gateway.control.failures import error_response
-from gateway.control.headers import forwarded, request_id
+from gateway.control.headers import address, forwarded, request_id
 from gateway.control.relay import read_all, read_chunks
 from gateway.control.strict import add_members, read_object
 from gateway.control.view import Answer, Ask, CutError, GatewayView, Headers
@@ -92,6 +92,7 @@ class _Session:
         self._ask = ask
         self._limits = limits
         self._headers = forwarded(socket.headers.raw)
+        self._client = address(socket)
         self._asked = 0
         self._answering: asyncio.Task[None] | None = None
         self._last: asyncio.Task[None] | None = None
@@ -165,7 +166,8 @@ class _Session:
     async def _relay(self, body: bytes) -> bytes:
         """Send the answer's chunks, and return the message that ends it."""
         try:
-            async with self._ask(CHAT_COMPLETIONS, self._request_headers(), body) as answer:
+            headers = self._request_headers()
+            async with self._ask(CHAT_COMPLETIONS, headers, body, self._client) as answer:
                 await self._show(answer)
         except AnswerError as error:
             return error.body

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from gateway.clock import Clock
 from gateway.control.answer import AnswerError, read_whole
 from gateway.control.failures import invalid
-from gateway.control.headers import forwarded, request_id, trace_id
+from gateway.control.headers import address, forwarded, request_id, trace_id
 from gateway.control.relay import Relayed, pass_on, read_all, read_chunks
 from gateway.control.strict import read_object
 from gateway.control.view import Answer, Ask
@@ -72,7 +72,8 @@ def router(ask: Ask, clock: Clock) -> APIRouter:
         body = wanted.model_dump(exclude_none=True)
         if wanted.stream:
             body["stream_options"] = {"include_usage": True}
-        exchange = ask(COMPLETIONS, forwarded(request.headers.raw), json.dumps(body).encode())
+        headers = forwarded(request.headers.raw)
+        exchange = ask(COMPLETIONS, headers, json.dumps(body).encode(), address(request))
         return Relayed(exchange, report.stream if wanted.stream else report.whole)
 
     return routes

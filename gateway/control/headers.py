@@ -1,12 +1,14 @@
 """Which header fields cross between a control route and the data path, and what do they identify?
 
-Pure.
+Whose they are stands here, too. Pure.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+
+from starlette.requests import HTTPConnection
 
 from gateway.control.view import Headers
 from gateway.wire.guard import HOP_BY_HOP
@@ -28,6 +30,11 @@ _TRACEPARENT = re.compile(
 def values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """Return the values of every field called `name` (lower case)."""
     return [value for key, value in headers if key == name]
+
+
+def address(connection: HTTPConnection) -> str:
+    """Return where a client asks from; empty if that is not known."""
+    return connection.client.host if connection.client else ""
 
 
 def forwarded(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -91,10 +91,12 @@ class Ask(Protocol):
     """Sends one POST through the data path in process, treated exactly as a client's."""
 
     def __call__(
-        self, path: str, headers: Headers, body: bytes
+        self, path: str, headers: Headers, body: bytes, client: str
     ) -> AbstractAsyncContextManager[Answer]:
         """Enter to send and wait for the answer's head; leave to be done with it.
 
         Leaving before the body has ended cancels the upstream request, as a client's going does.
-        `headers` carry no Host and no framing. What goes wrong upstream is an `Answer` as well.
+        `headers` carry no Host and no framing. `client` is the address of who asks: the access
+        log has it, and without credentials it is the tenant. What goes wrong upstream is an
+        `Answer` as well.
         """

@@ -10,7 +10,9 @@ from gateway.app import Gateway
 from gateway.config.spec import Config
 from gateway.control.operations import Registration
 from gateway.errors import GatewayError
-from gateway.view import Commands, Steering
+from gateway.view import Commands, InProcess, Steering
+from gateway.wire.guard import Limits
+from gateway.wire.types import Downstream, Request
 from tests.support.control import ManualClock
 
 URL = "http://a:1"
@@ -90,3 +92,17 @@ async def test_reload_and_configuration(gateway: Gateway, clock: ManualClock) ->
     shown = told.config()
     assert (shown.generation, shown.file, shown.loaded_at) == (1, "f.yaml", clock.now)
     assert shown.problems == done.problems != ()
+
+
+async def test_who_asks_by_a_route_of_the_gateways_own_is_known_to_the_data_path() -> None:
+    """The log has the address, and tenants without keys are told apart by it."""
+    seen: list[str] = []
+
+    async def serve(request: Request, down: Downstream) -> None:
+        seen.append(request.client)
+        down.respond(200, b"", b"{}")
+
+    ask = InProcess(serve, Limits())
+    async with ask("/v1/completions", [], b"{}", "10.0.0.7") as answer:
+        assert answer.status == 200
+    assert seen == ["10.0.0.7"]

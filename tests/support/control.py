@@ -102,6 +102,7 @@ class Asked:
     path: str
     headers: Headers
     body: bytes
+    client: str = ""
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the answer hangs."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
@@ -127,9 +128,11 @@ class FakeAsk:
         """Set with every request; a test that waits for the next one clears it."""
 
     @asynccontextmanager
-    async def __call__(self, path: str, headers: Headers, body: bytes) -> AsyncIterator[Answer]:
+    async def __call__(
+        self, path: str, headers: Headers, body: bytes, client: str
+    ) -> AsyncIterator[Answer]:
         script = self._scripts[len(self.asked)]
-        asked = Asked(path, headers, body)
+        asked = Asked(path, headers, body, client)
         self.asked.append(asked)
         self.arrived.set()
         try:

@@ -73,6 +73,7 @@ async def test_a_text_prompt_is_one_user_message() -> None:
     message = {"role": "user", "content": 'Say "hä"'}
     assert asked.json == {"model": "m", "messages": [message], "stream": False}
     assert asked.header(b"authorization") == [b"Bearer k"]
+    assert asked.client == "127.0.0.1"
     assert asked.header(b"content-type") == [b"application/json"]
     assert answer.content == WHOLE
 

@@ -37,6 +37,7 @@ async def test_chunks_come_as_messages_and_then_the_end() -> None:
         assert [await socket.receive() for _ in range(3)] == [delta("a"), delta("b"), DONE]
         socket.leave()
     (asked,) = ask.asked
+    assert asked.client == "127.0.0.1"
     assert asked.path == "/v1/chat/completions"
     assert asked.json == {"stream": True, **CHAT}
     assert asked.whole

@@ -73,6 +73,7 @@ async def test_a_prompt_becomes_a_completion_request() -> None:
     assert asked.header(b"traceparent") == [TRACE.encode()]
     assert asked.header(b"content-type") == [b"application/json"]
     assert asked.header(b"content-length") == asked.header(b"host") == []
+    assert asked.client == "127.0.0.1"
     assert asked.whole
 
 
