@@ -287,10 +287,17 @@ def forget_peak(pid: int) -> None:
 
 @asynccontextmanager
 async def stage(
-    folder: Path, count: int, *arguments: str, cluster: Mapping[str, Any] | None = None
+    folder: Path,
+    count: int,
+    *arguments: str,
+    cluster: Mapping[str, Any] | None = None,
+    top: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[tuple[Served, list[Sim]]]:
     """Run a gateway in front of so many equal simulated engines."""
     async with AsyncExitStack() as stack:
         group = await stack.enter_async_context(sims(count, *arguments))
         urls = [one.url for one in group]
-        yield await stack.enter_async_context(gateway(folder, urls, cluster=cluster)), group
+        yield (
+            await stack.enter_async_context(gateway(folder, urls, cluster=cluster, top=top)),
+            group,
+        )
